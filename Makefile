@@ -1,0 +1,42 @@
+# make run   the appliance on 127.0.0.1:8050, everything it keeps under ./var; settings come through the environment
+# make test  the whole suite; ARGS are pytest's:  make test ARGS='-k settings -x'
+.PHONY: run test lint bench lock docs prove test-fresh
+
+run:
+	@packaging/bootstrap.sh program
+	@exec .venv/bin/codeactions serve
+
+test:
+	@packaging/bootstrap.sh dev
+	@packaging/test-parts.sh suite
+	@.venv/bin/python -m pytest $(ARGS)
+
+# Lint is first in CI: it fails in seconds.
+lint:
+	@packaging/bootstrap.sh dev
+	.venv/bin/ruff check
+	.venv/bin/ruff format --check
+	.venv/bin/mypy
+
+# Latency and throughput of a no-op action over HTTP, next to what a bare Python costs on this machine.
+bench:
+	@packaging/bootstrap.sh dev
+	@.venv/bin/python -m tests.bench $(ARGS)
+
+# Renews the locks; ARGS go to uv:  make lock ARGS=--upgrade
+lock:
+	@packaging/bootstrap.sh dev
+	@packaging/lock.sh $(ARGS)
+
+# Renews docs/settings.md from the definitions in appliance/settings_table.py; a test compares them.
+docs:
+	@packaging/bootstrap.sh program
+	@.venv/bin/codeactions settings --format markdown > docs/settings.md.new && mv docs/settings.md.new docs/settings.md
+
+# Everything that the release must show: lint, the suite, and both commands on a bare Debian.
+prove: lint test test-fresh
+
+# make run and make test in a Debian that has only python3, make and git, as root and as an ordinary user. Needs root.
+test-fresh:
+	@packaging/test-parts.sh fresh
+	@packaging/try-fresh-root.sh $(ARGS)

@@ -1,0 +1,26 @@
+#!/bin/sh
+# Installs the Debian packages that tests use as real parts: `test-parts.sh suite` for `make test`, `test-parts.sh fresh` for
+# `make test-fresh`. An ordinary user installs nothing: what is missing is named, and the tests that need it are left out and counted.
+set -eu
+
+# Each: the program that shows the package is there, and the package. The suite itself needs none yet beyond python3, make and git.
+case ${1:?suite or fresh} in
+suite) parts="" ;;
+fresh) parts="debootstrap:debootstrap unshare:util-linux" ;;
+*) echo "test-parts: $1: suite or fresh" >&2; exit 2 ;;
+esac
+
+missing=
+for part in $parts; do
+    # Debian keeps some of them out of an ordinary user's PATH.
+    PATH=$PATH:/usr/sbin:/sbin command -v "${part%%:*}" >/dev/null || missing="$missing ${part#*:}"
+done
+[ -n "$missing" ] || exit 0
+
+if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
+    echo "test-parts: tests that need these Debian packages are left out:$missing" >&2
+    exit 0
+fi
+echo "test-parts: installing$missing" >&2
+# shellcheck disable=SC2086  # a list
+apt-get update -qq >&2 && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing >&2
