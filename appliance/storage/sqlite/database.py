@@ -1,0 +1,134 @@
+"""The database file: opened once, by one process, with one connection that writes and a few that read."""
+
+import fcntl
+import os
+import sqlite3
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+from appliance.storage import CannotOpen
+from appliance.storage.sqlite import migrations
+from appliance.storage.sqlite.threads import Inbox, Work
+
+T = TypeVar("T")
+Params = Mapping[str, object]
+
+FILE = "codeactions.db"
+LOCK_FILE = "lock"
+# Only a person's sqlite3 shell or a copy in progress can hold our lock, since other processes of ours are kept out.
+BUSY_MS = 1000
+DELETE_STEP = 50  # rows a statement
+DELETE_SECONDS = 0.05
+
+PRAGMAS = f"""
+PRAGMA busy_timeout = {BUSY_MS};
+PRAGMA synchronous = FULL;
+PRAGMA foreign_keys = ON;
+PRAGMA cache_size = -8000;
+PRAGMA temp_store = MEMORY;
+"""
+# auto_vacuum can only be chosen before the first table: it lets the file shrink without a rewrite of the whole.
+# The limit keeps one large write-ahead log (10 MiB results) from staying on the disk for ever.
+WRITER_PRAGMAS = """
+PRAGMA auto_vacuum = INCREMENTAL;
+PRAGMA journal_mode = WAL;
+PRAGMA journal_size_limit = 67108864;
+"""
+
+
+class Database:
+    """What the repositories work with: statements with named parameters, in the reading threads or in the writing one."""
+
+    def __init__(self, reads: Inbox, writes: Inbox) -> None:
+        self._reads = reads
+        self._writes = writes
+
+    async def read(self, work: Work[T]) -> T:
+        """Several statements on one state of the database, in one trip to a thread."""
+        return await self._reads.do(work)
+
+    async def write(self, work: Work[T]) -> T:
+        """Stored when it returns: all statements of `work`, or none. `work` may be run twice, the first time undone."""
+        return await self._writes.do(work)
+
+    async def all(self, make: Callable[[sqlite3.Row], T], sql: str, params: Params) -> list[T]:
+        return await self._reads.do(lambda connection: [make(row) for row in connection.execute(sql, params)])
+
+    async def first(self, make: Callable[[sqlite3.Row], T], sql: str, params: Params) -> T | None:
+        def work(connection: sqlite3.Connection) -> T | None:
+            row = connection.execute(sql, params).fetchone()
+            return None if row is None else make(row)
+
+        return await self._reads.do(work)
+
+    async def execute(self, sql: str, params: Params) -> int:
+        """Writes by one statement; how many rows it changed. `Conflict` when a unique column has the value already."""
+        return await self._writes.do(lambda connection: connection.execute(sql, params).rowcount)
+
+
+def connect(path: Path) -> sqlite3.Connection:
+    """A connection that begins no transaction of its own accord; used by one thread at a time, not the one that opened it."""
+    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, cached_statements=256)
+    connection.row_factory = sqlite3.Row
+    connection.executescript(PRAGMAS)
+    return connection
+
+
+def open_writer(path: Path) -> sqlite3.Connection:
+    """The connection that writes, to a database that is there and of our version. Raises `CannotOpen`."""
+    try:
+        os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))  # SQLite would let everybody read it
+        connection = connect(path)
+        connection.executescript(WRITER_PRAGMAS)
+        migrations.apply(connection)
+    except (OSError, sqlite3.Error) as error:
+        raise CannotOpen(f"the database {path} can't be opened: {error}") from error
+    except migrations.NewerSchema as error:
+        raise CannotOpen(f"the database {path} {error}") from error
+    return connection
+
+
+def open_reader(path: Path) -> sqlite3.Connection:
+    connection = connect(path)
+    connection.execute("PRAGMA query_only = ON")
+    return connection
+
+
+@contextmanager
+def state_lock(state_dir: Path) -> Iterator[None]:
+    """Holds the state directory for this process; the kernel gives it back however the process ends. Raises `CannotOpen`."""
+    path = state_dir / LOCK_FILE
+    try:
+        state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise CannotOpen(f"the state directory {state_dir} can't be used: {error}") from error
+    try:
+        _take(descriptor, state_dir)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _take(descriptor: int, state_dir: Path) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        holder = os.pread(descriptor, 20, 0).decode(errors="replace").strip() or "unknown"
+        raise CannotOpen(f"the state directory {state_dir} is in use by another process (pid {holder})") from error
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+
+
+def delete_in_steps(connection: sqlite3.Connection, sql: str, before: int, limit: int) -> int:
+    """Deletes up to `limit` rows; fewer when they are large, since all other writes wait meanwhile."""
+    deleted, enough = 0, time.monotonic() + DELETE_SECONDS
+    while deleted < limit and time.monotonic() < enough:
+        step = connection.execute(sql, {"before": before, "limit": min(DELETE_STEP, limit - deleted)}).rowcount
+        deleted += step
+        if step == 0:
+            break
+    return deleted

@@ -1,0 +1,90 @@
+"""The one thread that writes: it takes what waits, commits once, then wakes every caller of the group.
+
+A commit costs an fsync (0.1 to some milliseconds); under load many callers share one. Each caller's statements run in a savepoint
+of their own, so that one's refusal (a row that exists, a bound that is broken) undoes nothing of the others. When it is the store
+that fails, SQLite may have rolled back the whole transaction: the group is undone and each piece is tried alone, so that a result
+too big for what is left of the disk doesn't take small ones with it; a piece that fails alone gets `StoreFailed`.
+"""
+
+import queue
+import sqlite3
+import threading
+import time
+from typing import Any
+
+from appliance.storage.sqlite.failures import is_of_store, translated
+from appliance.storage.sqlite.threads import Inbox, Piece
+
+GROUP_PIECES = 256  # a group is undone and tried again one by one when the store fails: bound that work
+GROUP_SECONDS = 0.02  # large rows fill a group's time sooner than its number: those behind them wait no longer than this more
+
+
+def start_writer(connection: sqlite3.Connection, inbox: Inbox) -> threading.Thread:
+    thread = threading.Thread(target=_write, args=(connection, inbox), name="sqlite writer", daemon=True)
+    thread.start()
+    return thread
+
+
+def _write(connection: sqlite3.Connection, inbox: Inbox) -> None:
+    while (first := inbox.queue.get()) is not None:
+        group = [first]
+        try:
+            _commit_with_followers(connection, inbox, group)
+        except BaseException as error:
+            _undo(connection)
+            _each_alone(connection, group, error)
+        inbox.wake(group)
+
+
+def _commit_with_followers(connection: sqlite3.Connection, inbox: Inbox, group: list[Piece[Any]]) -> None:
+    """Does group[0], and what comes in meanwhile, which it adds to the group; commits."""
+    enough = time.monotonic() + GROUP_SECONDS
+    connection.execute("BEGIN IMMEDIATE")
+    _do(connection, group[0])
+    while len(group) < GROUP_PIECES and time.monotonic() < enough and (piece := _next(inbox)) is not None:
+        group.append(piece)
+        _do(connection, piece)
+    connection.execute("COMMIT")
+
+
+def _next(inbox: Inbox) -> Piece[Any] | None:
+    try:
+        piece = inbox.queue.get_nowait()
+    except queue.Empty:
+        return None
+    if piece is None:
+        inbox.queue.put(None)  # the end, seen early: the outer loop is to meet it
+    return piece
+
+
+def _do(connection: sqlite3.Connection, piece: Piece[Any]) -> None:
+    """Raises only what is the store's; what is the piece's own stays with it, and its statements are undone."""
+    connection.execute("SAVEPOINT piece")
+    try:
+        piece.value, piece.error = piece.work(connection), None
+    except BaseException as error:
+        if is_of_store(error):
+            raise
+        connection.execute("ROLLBACK TO piece")
+        piece.error = translated(error)
+    connection.execute("RELEASE piece")
+
+
+def _each_alone(connection: sqlite3.Connection, group: list[Piece[Any]], error: BaseException) -> None:
+    """Of a group of one nothing more can be tried; it is of one, too, when not even `BEGIN` was possible."""
+    if len(group) == 1:
+        group[0].error = translated(error)
+        return
+    for piece in group:
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            _do(connection, piece)
+            connection.execute("COMMIT")
+        except BaseException as own:
+            _undo(connection)
+            piece.error = translated(own)
+
+
+def _undo(connection: sqlite3.Connection) -> None:
+    if connection.in_transaction:
+        connection.execute("ROLLBACK")
