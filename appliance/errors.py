@@ -49,3 +49,7 @@ class Busy(Exception):
 
 class StoreFailed(Exception):
     """The store can't be written or read now: disk full, locked, gone. Nothing was changed."""
+
+
+class CannotStart(RuntimeError):
+    """The program can't start; the sentence tells the operator what to change. Ends it with one line and status 1."""

@@ -21,10 +21,10 @@ A setting is taken from the first of these that has it:
 3. the TOML file, whose keys are the names in lower case without the prefix, at the top level or in the table named below;
 4. the default.
 
-Unset or empty is the default. A value that can't be read, an unknown key in the file, and a setting that needs a part which isn't built
-into this version end the start with one line that names them. An unknown `FLOWS_CODE_ACTIONS_…` variable is a warning.
-`codeactions settings` prints what is in force, and where each value comes from. Relative paths are taken from the folder the program
-is started in.
+Unset or empty is the default. A value that can't be read, an unknown key in the file, and a setting that needs a part which
+isn't built into this version end the start with one line that names them. An unknown `FLOWS_CODE_ACTIONS_…` variable is a
+warning. `codeactions settings` prints what is in force, and where each value comes from. Relative paths are taken from the
+folder the program is started in.
 
 ```toml
 log_level = "info"
@@ -37,7 +37,7 @@ memory_limit = "512M"
 
 
 def text(loaded: Loaded) -> str:
-    """One line a setting: name, value, source; secrets masked. Lines without a value are at a default that is worked out elsewhere."""
+    """One line a setting: name, value, source; secrets masked; `-` is unset."""
     rows = [(variable_of(item.name), _shown(loaded, item, var), loaded.sources[item.name]) for item, var in variables()]
     name_width = max(len(name) for name, _, _ in rows)
     value_width = max(len(value) for _, value, _ in rows if len(value) <= 40)

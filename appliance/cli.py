@@ -1,0 +1,184 @@
+"""The program's verbs. Each is imported when it is asked for: `version` must be quick, and `launch` small."""
+
+import argparse
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from appliance import __version__
+
+if TYPE_CHECKING:
+    from appliance.settings import Loaded
+
+OK, FAILED, USAGE = 0, 1, 2
+
+DESCRIPTION = "Small actions, called over HTTP, each call in a cage of its own."
+EPILOG = (
+    "Settings come from the environment and a TOML file; `codeactions settings` shows them. Status 2: wrong usage or settings."
+)
+
+
+@dataclass(frozen=True)
+class Verb:
+    summary: str
+    run: Callable[[argparse.Namespace], int]
+    arguments: Callable[[argparse.ArgumentParser], None] = lambda parser: None
+    description: str = ""
+    is_internal: bool = False
+
+
+def load_settings() -> "Loaded":
+    """The settings, with their warnings said; for verbs that only read. `serve` logs the warnings instead."""
+    from appliance import settings
+
+    loaded = settings.load()
+    for warning in loaded.warnings:
+        complain(f"warning: {warning}")
+    return loaded
+
+
+def serve(_: argparse.Namespace) -> int:
+    from appliance import serve, settings
+
+    return serve.main(settings.load())
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from appliance import runfile
+
+    return runfile.main(arguments, load_settings())
+
+
+def run_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", metavar="FILE", help="the action's source; the suffix says the language")
+    parser.add_argument("-p", "--param", metavar="K=V", action="append", default=[], help="a query parameter; may be repeated")
+    parser.add_argument("-H", "--header", metavar="K:V", action="append", default=[], help="a request header; may be repeated")
+    parser.add_argument(
+        "-d", "--data", metavar="BODY", default="", help="the request's body; @FILE reads it from a file, @- from stdin"
+    )
+    parser.add_argument("-X", "--method", metavar="METHOD", default="", help="the request's method (GET, or POST with -d)")
+
+
+def launch(arguments: argparse.Namespace) -> int:
+    from appliance import logsetup
+    from appliance.entities import Network
+    from appliance.runner.launch.main import LaunchOptions, main
+
+    logsetup.configure(arguments.log_level, logsetup.Style(arguments.log_style))
+    return main(LaunchOptions(arguments.fd, arguments.keep, arguments.uid_base, Network(arguments.network)))
+
+
+def launch_arguments(parser: argparse.ArgumentParser) -> None:
+    """It is started by `serve` only, which says everything: the launcher reads no settings, since they hold secrets."""
+    parser.add_argument("--fd", type=int, required=True, help="the socket to the server, inherited")
+    parser.add_argument("--keep", type=int, required=True, help="parked sandboxes a language")
+    parser.add_argument("--uid-base", type=int, required=True, help="first of the sandboxes' uids")
+    parser.add_argument("--network", choices=("internet", "none"), required=True, help="network of a parked sandbox")
+    parser.add_argument("--log-level", default="info")
+    parser.add_argument("--log-style", default="json")
+
+
+def show_settings(arguments: argparse.Namespace) -> int:
+    from appliance import settings_report
+
+    sys.stdout.write(settings_report.markdown() if arguments.format == "markdown" else settings_report.text(load_settings()))
+    return OK
+
+
+def settings_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--format",
+        choices=("text", "markdown"),
+        default="text",
+        help="text: what is in force (default); markdown: the reference of all",
+    )
+
+
+def token(_: argparse.Namespace) -> int:
+    from appliance import admintoken
+
+    return admintoken.show(load_settings().settings)
+
+
+def version(_: argparse.Namespace) -> int:
+    sys.stdout.write(f"codeactions {__version__}\n")
+    return OK
+
+
+VERBS = {
+    "serve": Verb(
+        "start the appliance",
+        serve,
+        description="Starts the appliance: API, runner and daily cleaning. SIGTERM lets the running calls end, and stops it.",
+    ),
+    "run": Verb(
+        "run a local file as a call would",
+        run,
+        run_arguments,
+        "Runs an action's source exactly as a call would, without a server: its logs go to stderr, its result to stdout. "
+        "Exit status 0 when the action completed, 1 when it failed.",
+    ),
+    "settings": Verb(
+        "print every setting and where it comes from",
+        show_settings,
+        settings_arguments,
+        "Prints every setting, its value and where it comes from; secrets are masked. Creates and changes nothing.",
+    ),
+    "token": Verb(
+        "print the admin token",
+        token,
+        description="Prints the admin token, to a terminal only; elsewhere it says in which file the token is.",
+    ),
+    "version": Verb("print the version", version),
+    "launch": Verb("start sandboxes for `serve` (internal)", launch, launch_arguments, is_internal=True),
+}
+
+
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(prog="codeactions", description=DESCRIPTION, epilog=EPILOG)
+    top.add_argument("--version", action="version", version=f"codeactions {__version__}")
+    verbs = top.add_subparsers(dest="verb", metavar="VERB", required=True)
+    for name, verb in VERBS.items():
+        shown = {} if verb.is_internal else {"help": verb.summary}
+        verb.arguments(verbs.add_parser(name, description=verb.description or verb.summary.capitalize() + ".", **shown))
+    return top
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The exit status; wrong usage leaves through argparse with 2. A start that can't be is one line, anything else a traceback."""
+    arguments = parser().parse_args(argv)
+    try:
+        return VERBS[arguments.verb].run(arguments)
+    except KeyboardInterrupt:
+        return 130
+    except Exception as error:  # a defect is raised again
+        status = known_failure(error)
+        if status is None:
+            raise
+        complain(str(sole(error)))
+        return status
+
+
+def complain(sentence: str) -> None:
+    sys.stderr.write(f"codeactions: {sentence}\n")
+
+
+def sole(error: BaseException) -> BaseException:
+    """The error inside the groups that nurseries wrap around it, if it is the only one."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error
+
+
+def known_failure(error: Exception) -> int | None:
+    """The exit status of an error whose sentence tells the operator all; None for a defect."""
+    from appliance.errors import CannotStart
+    from appliance.settings import SettingsError
+
+    match sole(error):
+        case SettingsError():
+            return USAGE
+        case CannotStart():
+            return FAILED
+    return None
