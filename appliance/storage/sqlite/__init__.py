@@ -5,7 +5,6 @@ lock on the state directory keeps a second process out.
 """
 
 import sqlite3
-import threading
 from collections.abc import AsyncIterator
 from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
@@ -20,10 +19,10 @@ from appliance.storage.sqlite.libs import SqliteLibs
 from appliance.storage.sqlite.logs import SqliteLogs
 from appliance.storage.sqlite.permissions import SqlitePermissions
 from appliance.storage.sqlite.projects import SqliteProjects
-from appliance.storage.sqlite.readers import READERS, start_reader
+from appliance.storage.sqlite.readers import READERS, read_pieces
 from appliance.storage.sqlite.runs import SqliteRuns
-from appliance.storage.sqlite.threads import Inbox
-from appliance.storage.sqlite.writer import start_writer
+from appliance.storage.sqlite.threads import Inbox, Join, start_thread
+from appliance.storage.sqlite.writer import write_pieces
 
 
 class SqliteStorage(msgspec.Struct, frozen=True):
@@ -48,14 +47,15 @@ async def open_sqlite(state_dir: Path) -> AsyncIterator[SqliteStorage]:
     with ExitStack() as held:
         connections = await trio.to_thread.run_sync(_open, state_dir, held)
         reads, writes = Inbox(READERS), Inbox(1)
-        threads = [start_writer(connections[0], writes), *(start_reader(each, reads) for each in connections[1:])]
+        joins = [start_thread("sqlite writer", write_pieces, connections[0], writes)]
+        joins += [start_thread("sqlite reader", read_pieces, connection, reads) for connection in connections[1:]]
         try:
             yield _storage(Database(reads, writes))
         finally:
             reads.close()
             writes.close()
             with trio.CancelScope(shield=True):
-                await trio.to_thread.run_sync(_finish, threads, connections)
+                await trio.to_thread.run_sync(_finish, joins, connections)
 
 
 def _open(state_dir: Path, held: ExitStack) -> list[sqlite3.Connection]:
@@ -64,10 +64,10 @@ def _open(state_dir: Path, held: ExitStack) -> list[sqlite3.Connection]:
     return [open_writer(path), *(open_reader(path) for _ in range(READERS))]
 
 
-def _finish(threads: list[threading.Thread], connections: list[sqlite3.Connection]) -> None:
+def _finish(joins: list[Join], connections: list[sqlite3.Connection]) -> None:
     """What was handed in is still done; then the last connection to close, the writer's, empties the write-ahead log."""
-    for thread in threads:
-        thread.join()
+    for join in joins:
+        join()
     for connection in reversed(connections):
         connection.close()
 

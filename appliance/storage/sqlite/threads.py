@@ -8,6 +8,7 @@ transaction is never left half done. `trio.to_thread` would cost 0.12 ms a call 
 import contextlib
 import queue
 import sqlite3
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any, Generic, TypeVar, cast
 
@@ -17,6 +18,7 @@ from appliance.errors import StoreFailed
 
 T = TypeVar("T")
 Work = Callable[[sqlite3.Connection], T]
+Join = Callable[[], None]
 
 
 class Piece(Generic[T]):
@@ -61,6 +63,15 @@ class Inbox:
         """Called in the thread: one entry into the loop for a whole group."""
         with contextlib.suppress(trio.RunFinishedError):  # then nobody is left to be told
             self._token.run_sync_soon(_set_all, pieces)
+
+
+def start_thread(
+    name: str, target: Callable[[sqlite3.Connection, Inbox], None], connection: sqlite3.Connection, inbox: Inbox
+) -> Join:
+    """Runs `target` until its inbox is closed; the answer waits for that. Not Trio's threads: these keep their connection."""
+    thread = threading.Thread(target=target, args=(connection, inbox), name=name, daemon=True)  # noqa: TID251
+    thread.start()
+    return thread.join
 
 
 def _set_all(pieces: Sequence[Piece[Any]]) -> None:

@@ -8,7 +8,6 @@ too big for what is left of the disk doesn't take small ones with it; a piece th
 
 import queue
 import sqlite3
-import threading
 import time
 from typing import Any
 
@@ -19,18 +18,12 @@ GROUP_PIECES = 256  # a group is undone and tried again one by one when the stor
 GROUP_SECONDS = 0.02  # large rows fill a group's time sooner than its number: those behind them wait no longer than this more
 
 
-def start_writer(connection: sqlite3.Connection, inbox: Inbox) -> threading.Thread:
-    thread = threading.Thread(target=_write, args=(connection, inbox), name="sqlite writer", daemon=True)
-    thread.start()
-    return thread
-
-
-def _write(connection: sqlite3.Connection, inbox: Inbox) -> None:
+def write_pieces(connection: sqlite3.Connection, inbox: Inbox) -> None:
     while (first := inbox.queue.get()) is not None:
         group = [first]
         try:
             _commit_with_followers(connection, inbox, group)
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - it is raised in the tasks that wait
             _undo(connection)
             _each_alone(connection, group, error)
         inbox.wake(group)
@@ -80,7 +73,7 @@ def _each_alone(connection: sqlite3.Connection, group: list[Piece[Any]], error: 
             connection.execute("BEGIN IMMEDIATE")
             _do(connection, piece)
             connection.execute("COMMIT")
-        except BaseException as own:
+        except BaseException as own:  # noqa: BLE001
             _undo(connection)
             piece.error = translated(own)
 
