@@ -1,0 +1,1 @@
+"""The launcher: the one process that makes, kills and counts sandboxes. Root where it can be; small, without secrets."""

@@ -1,0 +1,220 @@
+"""One job in one sandbox, from the claim to the outcome.
+
+THEORY OF OPERATION
+
+Four tasks share a sandbox: one writes the job, one reads the engine's frames, two read what was written to standard output and standard
+error. All end by themselves when nothing of the sandbox lives any more, since then nobody holds the other ends of the pipes. What the
+frames say is a claim of the tenant's; how the run ended is what the launcher says, who has it from pid 1 and the kernel. Whoever wants
+the run to end before that (deadline, cancellation, a frame that is none) notes the cause and has the sandbox killed.
+"""
+
+import os
+import signal
+from collections.abc import Awaitable, Callable
+from enum import Enum
+
+import msgspec
+import trio
+
+from appliance.entities import LogType, now
+from appliance.runner import wire
+from appliance.runner.launcher import ClaimedSandbox, ClaimRefused, Launcher, LauncherGone
+from appliance.runner.outcome import Job, LogEntry, Outcome, OutcomeKind, Result, Usage
+from appliance.runner.output import LogBudget, OutputLines
+
+OnLog = Callable[[LogEntry], Awaitable[None]]
+"""Takes one entry; may wait, which holds the action back."""
+
+TIMEOUT_MESSAGE = "timeout: request context timeout limit exceeded"
+_READ_BYTES = 64 << 10
+_BACKSTOP_SECONDS = 5  # how much later than the server's deadline the guard's own timer ends everything
+_KINDS_OF_ENGINE = {OutcomeKind.ERROR, OutcomeKind.OUT_OF_MEMORY, OutcomeKind.TOO_MANY_PROCESSES, OutcomeKind.OUTPUT_LIMIT}
+
+
+class Bounds(msgspec.Struct, frozen=True, kw_only=True):
+    """The operator's bounds on what one run may say, in bytes."""
+
+    max_log_bytes: int
+    max_result_bytes: int
+
+
+class Cause(Enum):
+    """Why we ended a run ourselves."""
+
+    TIMEOUT = OutcomeKind.TIMEOUT
+    CANCELLED = OutcomeKind.CANCELLED
+    INTERRUPTED = OutcomeKind.INTERRUPTED
+    OUTPUT_LIMIT = OutcomeKind.OUTPUT_LIMIT
+    MALFORMED = OutcomeKind.ERROR
+
+
+class Execution:
+    """`run` once; `end` from anywhere, at any time, as often as one likes: the first cause counts."""
+
+    def __init__(self, launcher: Launcher, job: Job, bounds: Bounds, on_log: OnLog) -> None:
+        self._launcher = launcher
+        self._job = job
+        self._bounds = bounds
+        self._on_log = on_log
+        self._budget = LogBudget(bounds.max_log_bytes)
+        self._cause: Cause | None = None
+        self._ending = trio.Event()
+        self._result: Result | None = None
+        self._failed: wire.Failed | None = None
+        self._plain: bytearray | None = None
+        self._done = False
+
+    def end(self, cause: Cause) -> None:
+        if self._cause is None:
+            self._cause = cause
+            self._ending.set()
+
+    async def run(self) -> Outcome:
+        """Never raises for what the action did. Cancelling it kills the run at once, and leaves no outcome."""
+        started = trio.current_time()
+        sandbox: ClaimedSandbox | None = None
+        deadline_ms = (self._job.limits.timeout_s + _BACKSTOP_SECONDS) * 1000
+        try:
+            sandbox = await self._launcher.claim(self._job.run_id, self._job.language, self._job.limits.network, deadline_ms)
+            end = await self._conduct(sandbox, started + self._job.limits.timeout_s)
+        except ClaimRefused as refusal:
+            return Outcome(kind=OutcomeKind.COULD_NOT_START, message=f"the run could not start: {refusal}")
+        except LauncherGone:
+            end = None
+        if (entry := self._budget.last_entry()) is not None:
+            await self._on_log(entry)
+        wall_ms = (trio.current_time() - started) * 1000
+        return conclude(self._cause, end, self._failed, self._completed_result(), wall_ms, self._bounds)
+
+    async def _conduct(self, sandbox: ClaimedSandbox, deadline: float) -> wire.Ended | None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._write_job, sandbox.job, name="job")
+            nursery.start_soon(self._read_frames, sandbox.answers, name="answers")
+            nursery.start_soon(self._read_output, sandbox.stdout, LogType.DEBUG, name="stdout")
+            nursery.start_soon(self._read_output, sandbox.stderr, LogType.ERROR, name="stderr")
+            async with trio.open_nursery() as watchers:
+                watchers.start_soon(self._kill_at_end, sandbox, name="killer")
+                watchers.start_soon(self._keep_deadline, deadline, name="deadline")
+                try:
+                    end = await sandbox.ending.wait()
+                except trio.Cancelled:
+                    with trio.CancelScope(shield=True):
+                        await self._launcher.kill(sandbox)
+                    raise
+                watchers.cancel_scope.cancel()
+        return end
+
+    async def _kill_at_end(self, sandbox: ClaimedSandbox) -> None:
+        await self._ending.wait()
+        await self._launcher.kill(sandbox)
+
+    async def _keep_deadline(self, deadline: float) -> None:
+        await trio.sleep_until(deadline)
+        self.end(Cause.TIMEOUT)
+
+    async def _write_job(self, fd: int) -> None:
+        frame = wire.job_frame(self._job, self._bounds.max_log_bytes, self._bounds.max_result_bytes)
+        async with trio.lowlevel.FdStream(fd) as stream:
+            try:
+                await stream.send_all(frame)
+            except trio.BrokenResourceError:
+                pass  # it ended before it had read its job: the launcher says how
+
+    async def _read_frames(self, fd: int) -> None:
+        reader = wire.FrameReader(self._bounds.max_result_bytes)
+        async with trio.lowlevel.FdStream(fd) as stream:
+            while data := await stream.receive_some(_READ_BYTES):
+                if self._cause is Cause.MALFORMED:
+                    continue  # until the kill: a full pipe would only hold up the tenant, but it isn't kept
+                try:
+                    for head, blob in reader.feed(data):
+                        await self._take_frame(head, blob)
+                except wire.Malformed:
+                    self.end(Cause.MALFORMED)
+
+    async def _take_frame(self, head: wire.FrameHead, blob: bytes) -> None:
+        if self._done or self._failed is not None:
+            return  # the engine has said its last word; what a tenant adds to it doesn't count
+        match head:
+            case wire.Log(level):
+                await self._log(level, blob.decode(errors="replace"))
+            case wire.ResultHead(status_code, content_type, headers):
+                pairs = tuple(headers)
+                self._result = Result(value=blob, status_code=status_code, content_type=content_type, headers=pairs)
+            case wire.Plain():
+                self._plain = bytearray()
+            case wire.Failed():
+                self._failed = head
+                self._budget.drop(head.dropped)
+            case wire.Done(dropped):
+                self._done = True
+                self._budget.drop(dropped)
+
+    async def _read_output(self, fd: int, level: LogType) -> None:
+        lines = OutputLines()
+        async with trio.lowlevel.FdStream(fd) as stream:
+            while data := await stream.receive_some(_READ_BYTES):
+                if level is LogType.DEBUG:
+                    self._collect_plain(data)
+                for line in lines.feed(data):
+                    await self._log(level, line)
+            for line in lines.rest():
+                await self._log(level, line)
+
+    def _collect_plain(self, data: bytes) -> None:
+        if self._plain is None:
+            return
+        if len(self._plain) + len(data) > self._bounds.max_result_bytes:
+            self.end(Cause.OUTPUT_LIMIT)
+        else:
+            self._plain += data
+
+    async def _log(self, level: LogType, content: str) -> None:
+        if (entry := self._budget.admit(LogEntry(type=level, content=content, at=now()))) is not None:
+            await self._on_log(entry)
+
+    def _completed_result(self) -> Result:
+        if self._result is not None:
+            return self._result
+        return Result(value=bytes(self._plain or b""))
+
+
+def conclude(
+    cause: Cause | None, end: wire.Ended | None, failed: wire.Failed | None, result: Result, wall_ms: float, bounds: Bounds
+) -> Outcome:
+    """The outcome, by what is known best: our own cause, then the kernel's word, then the engine's.
+
+    `end` None: the launcher has gone, and the run with it.
+    """
+    usage = Usage(wall_ms=round(wall_ms, 3))
+    if end is not None and end.cpu_us is not None:
+        usage = Usage(wall_ms=usage.wall_ms, cpu_ms=end.cpu_us / 1000)
+    if cause is not None:
+        return Outcome(kind=cause.value, message=_message_of(cause, bounds), usage=usage)
+    if end is None:
+        message = "the run was interrupted: its launcher went away; it may have had effects"
+        return Outcome(kind=OutcomeKind.INTERRUPTED, message=message, usage=usage)
+    if failed is not None and failed.kind in _KINDS_OF_ENGINE:
+        return Outcome(kind=failed.kind, message=failed.message[:1000], usage=usage)
+    if end.wait_status is None:
+        return Outcome(kind=OutcomeKind.KILLED, message="the run was killed: SIGKILL", usage=usage)
+    if os.WIFSIGNALED(end.wait_status):
+        name = signal.Signals(os.WTERMSIG(end.wait_status)).name
+        return Outcome(kind=OutcomeKind.KILLED, message=f"the run was killed: {name}", usage=usage)
+    if (code := os.waitstatus_to_exitcode(end.wait_status)) != 0:
+        return Outcome(kind=OutcomeKind.ERROR, message=f"the action ended with exit status {code}", usage=usage)
+    return Outcome(kind=OutcomeKind.COMPLETED, result=result, usage=usage)
+
+
+def _message_of(cause: Cause, bounds: Bounds) -> str:
+    match cause:
+        case Cause.TIMEOUT:
+            return TIMEOUT_MESSAGE
+        case Cause.CANCELLED:
+            return "the run was cancelled"
+        case Cause.INTERRUPTED:
+            return "the run was interrupted: the appliance is stopping"
+        case Cause.OUTPUT_LIMIT:
+            return f"the result is over the limit of {bounds.max_result_bytes} bytes (MAX_RESULT_BYTES)"
+        case Cause.MALFORMED:
+            return "the action wrote to its engine's channel what is no frame"

@@ -1,0 +1,137 @@
+"""The launcher process: one server connects, claims sandboxes, and is told when they have ended.
+
+THEORY OF OPERATION
+
+The server's socket is inherited (SOCK_SEQPACKET). A request names a language, a run and a network mode; no path, command or uid ever
+comes from it. For each claim the launcher takes a parked sandbox, hands the server its four pipe ends, and later says that it has
+ended: then nothing of it lives. The launcher never reads a job, an answer or an output.
+
+End of file on the socket means that the server is gone: every sandbox is killed with its zygote, and the launcher ends. It must not ask
+for a death signal instead: a server that runs Trio starts processes from a thread that retires, and would take us with it.
+"""
+
+import os
+import socket
+from typing import NamedTuple
+
+import msgspec
+import structlog
+import trio
+
+from appliance.entities import Language, Network
+from appliance.runner import packets, wire
+from appliance.runner.launch.parking import Kind, Parking, Unavailable
+from appliance.runner.launch.sandboxes import Sandbox
+from appliance.runner.launch.slots import Slots, refuse_taken
+from appliance.runner.sandbox import syscalls
+
+log = structlog.get_logger()
+
+# What the whole cage has and this version has not: scopes, the system call filter and the packet filter.
+_NOT_BUILT = ("scope", "seccomp", "network_filter")
+
+
+class LaunchOptions(NamedTuple):
+    """`keep`: parked sandboxes a language; `uid_base`: the first of the sandboxes' uids, used by root only."""
+
+    fd: int
+    keep: int
+    uid_base: int
+    network: Network
+
+
+def main(options: LaunchOptions) -> int:
+    syscalls.become_subreaper()
+    slots = None
+    if os.geteuid() == 0:
+        refuse_taken(options.uid_base)
+        slots = Slots(options.uid_base)
+    trio.run(_serve, options, slots)
+    return 0
+
+
+async def _serve(options: LaunchOptions, slots: Slots | None) -> None:
+    server = trio.socket.from_stdlib_socket(socket.socket(fileno=options.fd))
+    async with trio.open_nursery() as nursery:
+        default = Kind(Language.PYTHON, options.network)
+        parking = Parking(nursery, slots, options.keep, default)
+        await nursery.start(parking.run)
+        connection = _Connection(server, nursery, {Language.PYTHON: parking})
+        await connection.send(_hello(parking, slots is not None))
+        await connection.serve()
+        nursery.cancel_scope.cancel()
+
+
+def _hello(parking: Parking, own_uids: bool) -> wire.Hello:
+    missing = [*_NOT_BUILT, *([] if own_uids else ["own_uid"])]
+    languages = {Language.PYTHON: parking.version} if parking.version else {}
+    return wire.Hello(missing=missing, floor="" if languages else parking.trouble, languages=languages)
+
+
+class _Connection:
+    """The one server's connection, and its sandboxes."""
+
+    def __init__(self, server: trio.socket.SocketType, nursery: trio.Nursery, parkings: dict[Language, Parking]) -> None:
+        self._server = server
+        self._nursery = nursery
+        self._parkings = parkings
+        self._claimed: dict[int, Sandbox] = {}
+        self._sending = trio.Lock()
+
+    async def serve(self) -> None:
+        """Until the server goes, or sends what is no message."""
+        while True:
+            try:
+                packet = await packets.receive(self._server, wire.PACKET_BYTES)
+                if not packet.data:
+                    return
+                message = wire.to_launcher(packet.data)
+            except (OSError, packets.BadPacket, msgspec.MsgspecError) as error:
+                log.error("the server's message can't be read", reason=str(error))
+                return
+            packets.close_all(packet.fds)
+            if isinstance(message, wire.Claim):
+                self._nursery.start_soon(self._claim, message, name=f"claim {message.run_id}")
+            else:
+                self._kill(message.sandbox)
+
+    def _kill(self, number: int) -> None:
+        if (sandbox := self._claimed.get(number)) is not None:
+            sandbox.kill()
+
+    async def _claim(self, claim: wire.Claim) -> None:
+        parking = self._parkings.get(claim.language)
+        if parking is None:
+            await self.send(wire.Refused(ticket=claim.ticket, reason=f"this host can't run {claim.language}"))
+            return
+        try:
+            sandbox, status = await parking.take(Kind(claim.language, claim.network))
+        except Unavailable as error:
+            await self.send(wire.Refused(ticket=claim.ticket, reason=str(error)))
+            return
+        self._claimed[sandbox.number] = sandbox
+        log.debug("sandbox claimed", sandbox=sandbox.number, run_id=claim.run_id)
+        try:
+            await sandbox.keep_time(status, claim.deadline_ms)
+        except OSError:
+            pass  # it has ended already: the server hears of that like of any other end
+        fds = sandbox.hand_on()
+        await self.send(wire.Claimed(ticket=claim.ticket, sandbox=sandbox.number), tuple(fds))
+        packets.close_all(fds)
+        await sandbox.ended.wait()
+        del self._claimed[sandbox.number]
+        await self.send(_end_of(sandbox))
+
+    async def send(self, message: wire.FromLauncher, fds: tuple[int, ...] = ()) -> None:
+        async with self._sending:
+            await packets.send(self._server, wire.pack(message), fds)
+
+
+def _end_of(sandbox: Sandbox) -> wire.Ended:
+    cost = sandbox.cost
+    return wire.Ended(
+        sandbox=sandbox.number,
+        wait_status=sandbox.wait_status,
+        cpu_us=cost.cpu_us if cost else None,
+        peak_bytes=cost.peak_bytes if cost else None,
+    )

@@ -1,0 +1,137 @@
+"""Sandboxes that wait for their one job, a few of each kind, so that a call doesn't wait for its sandbox."""
+
+from collections import deque
+from typing import NamedTuple
+
+import structlog
+import trio
+
+from appliance.entities import Language, Network
+from appliance.runner.launch import sandboxes, zygotes
+from appliance.runner.launch.sandboxes import Sandbox
+from appliance.runner.launch.slots import Slots
+
+log = structlog.get_logger()
+
+RETIRE_SECONDS = 600  # a parked sandbox keeps the memory it was forked with
+RENEW_SECONDS = 3600  # address layout and hash seed are shared by all that one zygote forks
+_RETRY_SECONDS = 1.0
+
+
+class Kind(NamedTuple):
+    language: Language
+    network: Network
+
+
+class Unavailable(Exception):
+    """No sandbox of this kind can be made now; the message says why."""
+
+
+class Claimable(NamedTuple):
+    sandbox: Sandbox
+    status: trio.socket.SocketType
+
+
+class Parking:
+    """Keeps `keep` sandboxes of the default kind parked; makes others when they are asked for."""
+
+    def __init__(self, nursery: trio.Nursery, slots: Slots | None, keep: int, default: Kind) -> None:
+        self._nursery = nursery
+        self._slots = slots
+        self._keep = keep
+        self._default = default
+        self._parked: deque[Claimable] = deque()
+        self._zygote: zygotes.Zygote | None = None
+        self._taken = trio.Event()
+        self.trouble = "it has not started yet"
+
+    @property
+    def version(self) -> str | None:
+        return self._zygote.version if self._zygote else None
+
+    async def take(self, kind: Kind) -> Claimable:
+        """A sandbox that is alive and parked. Raises `Unavailable`."""
+        while kind == self._default and self._parked:
+            claimable = self._parked.popleft()
+            self._taken.set()
+            if not claimable.sandbox.ended.is_set():
+                return claimable
+        try:
+            return await self._make(kind)
+        except (sandboxes.SetupFailed, zygotes.ZygoteFailed) as error:
+            raise Unavailable(str(error)) from error
+
+    async def _make(self, kind: Kind) -> Claimable:
+        sandbox, status = await sandboxes.make(self._current(), self._slots, kind.network is Network.INTERNET)
+        self._nursery.start_soon(sandbox.tend, status, self._slots or Slots(0), name=f"sandbox {sandbox.number}")
+        return Claimable(sandbox, status)
+
+    async def run(self, task_status: trio.TaskStatus[None]) -> None:
+        """Keeps a zygote alive and the park full; started when the first sandbox could be made, or could not."""
+        ready = trio.Event()
+        self._nursery.start_soon(self._report_ready, ready, task_status)
+        while True:
+            try:
+                async with trio.open_nursery() as nursery:
+                    await self._renew()
+                    self._parked.append(await self._make(self._default))
+                    ready.set()
+                    nursery.start_soon(self._refill)
+                    with trio.move_on_after(RENEW_SECONDS):
+                        await self._current().gone.wait()
+                        log.error("a zygote ended", language=self._default.language)
+                    nursery.cancel_scope.cancel()
+            except* (zygotes.ZygoteFailed, sandboxes.SetupFailed) as group:
+                self.trouble = str(group.exceptions[0])
+                self._drop_zygote()
+                log.error("sandboxes can't be made", language=self._default.language, reason=self.trouble)
+                ready.set()
+                await trio.sleep(_RETRY_SECONDS)
+
+    async def _report_ready(self, ready: trio.Event, task_status: trio.TaskStatus[None]) -> None:
+        await ready.wait()
+        task_status.started()
+
+    def _current(self) -> zygotes.Zygote:
+        if self._zygote is None:
+            raise zygotes.ZygoteFailed(self.trouble)
+        return self._zygote
+
+    async def _renew(self) -> None:
+        """The new one is there before the old one retires, so that no claim finds none."""
+        zygote = await zygotes.start()
+        self._drop_zygote()
+        self._zygote = zygote
+        self._nursery.start_soon(self._bury, zygote, name=f"zygote {self._default.language}")
+
+    def _drop_zygote(self) -> None:
+        if self._zygote is not None:
+            self._zygote.retired = True
+        self._zygote = None
+
+    async def _bury(self, zygote: zygotes.Zygote) -> None:
+        """Frees a zygote when it has ended, or when it is retired and its last sandbox has."""
+        try:
+            while not (zygote.retired and zygote.users == 0):
+                with trio.move_on_after(RETIRE_SECONDS / 10):
+                    await zygote.wait()
+                    return
+        finally:
+            await zygote.end()
+
+    async def _refill(self) -> None:
+        while True:
+            self._taken = trio.Event()
+            self._retire_old()
+            while len(self._parked) < self._keep:
+                self._parked.append(await self._make(self._default))
+            with trio.move_on_after(RETIRE_SECONDS / 10):
+                await self._taken.wait()
+
+    def _retire_old(self) -> None:
+        now = trio.current_time()
+        while self._parked and self._is_old(self._parked[0].sandbox, now):
+            self._parked.popleft().sandbox.kill()
+
+    def _is_old(self, sandbox: Sandbox, now: float) -> bool:
+        return sandbox.ended.is_set() or sandbox.zygote is not self._zygote or now - sandbox.made_at > RETIRE_SECONDS

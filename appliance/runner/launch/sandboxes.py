@@ -1,0 +1,127 @@
+"""One sandbox as the launcher has it: made, parked, claimed, and at last killed and seen to be empty."""
+
+import itertools
+import os
+import signal
+import socket
+from typing import NamedTuple
+
+import structlog
+import trio
+
+from appliance.runner.launch.slots import Slot, Slots
+from appliance.runner.launch.zygotes import Zygote
+from appliance.runner.sandbox import records
+
+log = structlog.get_logger()
+_numbers = itertools.count(1)
+_EMPTY_SECONDS = 10  # a killed namespace is empty in milliseconds; longer means a process stuck in the kernel
+
+
+class SetupFailed(Exception):
+    """The sandbox could not be made; names the step and the errno."""
+
+
+class Sandbox:
+    """`near` are our ends of job, answers, standard output and standard error, until they are handed on or closed."""
+
+    def __init__(self, zygote: Zygote, pids: tuple[int, int], slot: Slot | None, near: list[int]) -> None:
+        self.number = next(_numbers)
+        self.near = near
+        self.made_at = trio.current_time()
+        self.ended = trio.Event()
+        self.wait_status: int | None = None
+        self.cost: records.Cost | None = None
+        self.zygote = zygote
+        self._pid_inside = pids[1]
+        self._pidfd = os.pidfd_open(pids[0])
+        self._slot = slot
+
+    def kill(self) -> None:
+        """Ends every process of it. The one place where a run is killed; harmless when it has ended."""
+        if not self.ended.is_set():
+            signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+
+    async def keep_time(self, status: trio.socket.SocketType, deadline_ms: int) -> None:
+        await status.send(records.pack(records.TIME, deadline_ms))
+
+    async def tend(self, status: trio.socket.SocketType, slots: Slots) -> None:
+        """Waits for the worker's end or the guard's, kills what is left, sees it empty, gives everything back."""
+        with status:
+            try:
+                record = records.unpack(await status.recv(records.SIZE))
+            except OSError:
+                record = None
+            if record is not None and record.kind == records.EXIT:
+                self.wait_status, self.cost = record.number, records.unpack_cost(record.payload)
+        self.kill()
+        with trio.move_on_after(_EMPTY_SECONDS) as patience:
+            await trio.lowlevel.wait_readable(self._pidfd)
+        if patience.cancelled_caught:
+            log.error("sandbox is not empty", sandbox=self.number, seconds=_EMPTY_SECONDS)
+            await trio.lowlevel.wait_readable(self._pidfd)
+        self.ended.set()
+        os.close(self._pidfd)
+        await self.zygote.reap(self._pid_inside)
+        self.zygote.users -= 1
+        self.close_near()
+        if self._slot is not None:
+            slots.give_back(self._slot)
+
+    def hand_on(self) -> list[int]:
+        """The near ends, for whoever was given the sandbox; closing them is then the caller's."""
+        near, self.near = self.near, []
+        return near
+
+    def close_near(self) -> None:
+        for fd in self.hand_on():
+            os.close(fd)
+
+
+class _Channels(NamedTuple):
+    near: list[int]
+    far: list[int]
+
+
+def _open_channels() -> _Channels:
+    """Two pipes for the job channel, two for the output: through a unix socket a tenant could send descriptors."""
+    job_read, job_write = os.pipe2(os.O_CLOEXEC)
+    pipes = [os.pipe2(os.O_CLOEXEC) for _ in range(3)]
+    return _Channels([job_write, *(read for read, _ in pipes)], [job_read, *(write for _, write in pipes)])
+
+
+async def make(zygote: Zygote, slots: Slots | None, with_network: bool) -> tuple[Sandbox, trio.socket.SocketType]:
+    """A parked sandbox and its status channel. Raises `SetupFailed` or `ZygoteFailed`; nothing is left of it then."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    status = trio.socket.from_stdlib_socket(ours)
+    channels = _open_channels()
+    slot = slots.take() if slots else None
+    zygote.users += 1
+    try:
+        pids = await zygote.fork([theirs.fileno(), *channels.far], slot, with_network)
+    except BaseException:
+        zygote.users -= 1
+        status.close()
+        for fd in channels.near:
+            os.close(fd)
+        if slot and slots:
+            slots.give_back(slot)
+        raise
+    finally:
+        theirs.close()
+        for fd in channels.far:
+            os.close(fd)
+    sandbox = Sandbox(zygote, pids, slot, channels.near)
+    await status.send(records.pack(records.GO))
+    record = records.unpack(await status.recv(records.SIZE))
+    if record is None or record.kind != records.PARKED:
+        await sandbox.tend(status, slots or Slots(0))
+        raise SetupFailed(_explain(record))
+    return sandbox, status
+
+
+def _explain(record: records.Record | None) -> str:
+    if record is None or record.kind != records.FAILED:
+        return "the sandbox ended while it was made"
+    step = record.payload.rstrip(b"\0").decode(errors="replace")
+    return f"{step}: {os.strerror(record.number)}"

@@ -1,0 +1,110 @@
+"""The launcher's side of a zygote: starting it, having it fork, seeing it end."""
+
+import os
+import signal
+import socket
+import sys
+import sysconfig
+from collections.abc import Sequence
+from pathlib import Path
+
+import trio
+
+import engines
+from appliance.runner import packets
+from appliance.runner.launch.slots import Slot
+from appliance.runner.sandbox import root, zygote
+
+_ANSWER_BYTES = 1024
+_START_SECONDS = 60  # preloading takes 0.2 s; a loaded machine gets its time
+
+
+class ZygoteFailed(Exception):
+    """It could not be made, or has ended; the message says why."""
+
+
+class Zygote:
+    """A running zygote. `users` counts the sandboxes that live in its pid namespace: its end is theirs."""
+
+    def __init__(self, pid: int, control: trio.socket.SocketType, version: str) -> None:
+        self.version = version
+        self.users = 0
+        self.retired = False
+        self.gone = trio.Event()
+        self._pid = pid
+        self._pidfd = os.pidfd_open(pid)
+        self._control = control
+        self._turn = trio.Lock()
+
+    async def fork(self, fds: Sequence[int], slot: Slot | None, with_network: bool) -> tuple[int, int]:
+        """Makes a sandbox that holds `fds`; returns its pid here and in the zygote's namespace."""
+        flags = (zygote.OWN_UIDS if slot else 0) | (zygote.WITH_NETWORK if with_network else 0)
+        uids = slot or Slot(0, 0)
+        request = zygote.REQUEST.pack(zygote.FORK, flags, uids.worker, uids.guard)
+        try:
+            async with self._turn:
+                await packets.send(self._control, request, fds)
+                answer = await packets.receive(self._control, _ANSWER_BYTES)
+        except OSError as error:
+            raise ZygoteFailed(f"the zygote is gone: {error}") from error
+        if not answer.data.startswith(zygote.FORK) or answer.pid is None:
+            raise ZygoteFailed("the zygote has ended")
+        return answer.pid, zygote.PID.unpack(answer.data[1:])[0]
+
+    async def reap(self, pid_inside: int) -> None:
+        try:
+            async with self._turn:
+                await packets.send(self._control, zygote.REQUEST.pack(zygote.REAP, 0, pid_inside, 0))
+        except OSError:
+            pass  # it has ended, and the kernel has reaped for it
+
+    async def wait(self) -> None:
+        """Returns when it has ended, and everything in its pid namespace with it; sets `gone`. One task may wait."""
+        await trio.lowlevel.wait_readable(self._pidfd)
+        self.gone.set()
+
+    async def end(self) -> None:
+        """Kills it with all its sandboxes, waits, and frees what we held of it."""
+        with trio.CancelScope(shield=True):
+            signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+            await self.wait()
+            os.close(self._pidfd)
+            self._control.close()
+            try:
+                os.waitpid(self._pid, os.WNOHANG)
+            except ChildProcessError:
+                pass  # not adopted by us: somebody else's to reap
+
+
+async def start() -> Zygote:
+    """A zygote that has preloaded its engine; raises `ZygoteFailed`."""
+    maker, ours = zygote.start_zygote(_root_spec(), _time_zone())
+    os.waitpid(maker, 0)
+    ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+    control = trio.socket.from_stdlib_socket(ours)
+    with trio.move_on_after(_START_SECONDS):
+        hello = await packets.receive(control, _ANSWER_BYTES)
+        if hello.data.startswith(zygote.HELLO) and hello.pid is not None:
+            return Zygote(hello.pid, control, hello.data[1:].decode())
+        control.close()
+        why = hello.data[1:].decode(errors="replace") if hello.data.startswith(zygote.BROKEN) else "its interpreter ended at once"
+        raise ZygoteFailed(why)
+    control.close()
+    raise ZygoteFailed(f"it was not ready after {_START_SECONDS} s")
+
+
+def _root_spec() -> root.RootSpec:
+    shared = bool(sysconfig.get_config_var("Py_ENABLE_SHARED"))
+    return root.RootSpec(
+        engine=str(Path(engines.__file__ or "").parent),
+        sandbox=str(Path(root.__file__).parent),
+        interpreter=os.path.realpath(getattr(sys, "_base_executable", sys.executable)),
+        prefix=os.path.realpath(sys.base_prefix),
+        library=sysconfig.get_config_var("LIBDIR") if shared else None,
+    )
+
+
+def _time_zone() -> str:
+    """The host's zone by name where it has one, else by file; tzset(3)."""
+    target = os.path.realpath("/etc/localtime")
+    return target.partition("/zoneinfo/")[2] or ":/etc/localtime"

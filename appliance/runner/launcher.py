@@ -1,0 +1,176 @@
+"""The server's side of the launcher: claims sandboxes and hears of their ends."""
+
+import itertools
+import socket
+import subprocess
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import NamedTuple
+
+import trio
+
+from appliance.entities import Language, Network
+from appliance.runner import packets, wire
+from appliance.runner.outcome import Isolation
+
+
+class LauncherGone(Exception):
+    """The launcher has ended, and every sandbox with it."""
+
+
+class ClaimRefused(Exception):
+    """No sandbox for this run; the message says why."""
+
+
+class ClaimedSandbox(NamedTuple):
+    """Our ends of its pipes, and the event of its end; `end` is None when the launcher went away with it."""
+
+    number: int
+    job: int
+    answers: int
+    stdout: int
+    stderr: int
+    ending: "Ending"
+
+
+class Ending:
+    """Set once: when nothing of the sandbox lives any more."""
+
+    def __init__(self) -> None:
+        self._event = trio.Event()
+        self.end: wire.Ended | None = None
+
+    async def wait(self) -> wire.Ended | None:
+        await self._event.wait()
+        return self.end
+
+    def set(self, end: wire.Ended | None) -> None:
+        self.end = end
+        self._event.set()
+
+
+class _Answer:
+    """What a claim waits for."""
+
+    def __init__(self) -> None:
+        self.event = trio.Event()
+        self.sandbox: ClaimedSandbox | None = None
+        self.refusal = "the launcher has gone"
+
+
+class Launcher:
+    """A connection to a launcher that has said hello."""
+
+    def __init__(self, sock: trio.socket.SocketType, hello: wire.Hello) -> None:
+        self.isolation = Isolation(level="reduced" if hello.missing else "full", missing=tuple(hello.missing))
+        self.floor = hello.floor
+        self.languages: Mapping[Language, str] = hello.languages
+        self._sock = sock
+        self._tickets = itertools.count(1)
+        self._answers: dict[int, _Answer] = {}
+        self._endings: dict[int, Ending] = {}
+        self._sending = trio.Lock()
+        self._gone = False
+
+    async def claim(self, run_id: str, language: Language, network: Network, deadline_ms: int) -> ClaimedSandbox:
+        """Raises `ClaimRefused`, or `LauncherGone`. When cancelled, a sandbox that comes too late is killed."""
+        if self._gone:
+            raise LauncherGone
+        ticket = next(self._tickets)
+        answer = self._answers[ticket] = _Answer()
+        claim = wire.Claim(ticket=ticket, language=language, run_id=run_id, network=network, deadline_ms=deadline_ms)
+        try:
+            await self._send(claim)
+            await answer.event.wait()
+        except BaseException:
+            self._answers.pop(ticket, None)
+            if answer.sandbox is not None:
+                self._discard(answer.sandbox)
+            raise
+        if answer.sandbox is not None:
+            return answer.sandbox
+        if self._gone:
+            raise LauncherGone
+        raise ClaimRefused(answer.refusal)
+
+    async def kill(self, sandbox: ClaimedSandbox) -> None:
+        try:
+            await self._send(wire.Kill(sandbox=sandbox.number))
+        except LauncherGone:
+            pass  # and so is the sandbox
+
+    async def _send(self, message: wire.ToLauncher) -> None:
+        try:
+            async with self._sending:
+                await packets.send(self._sock, wire.pack(message))
+        except OSError as error:
+            raise LauncherGone from error
+
+    async def listen(self) -> None:
+        """Hands out what the launcher says; raises `LauncherGone` at its end, when all who wait have been told."""
+        try:
+            while True:
+                packet = await packets.receive(self._sock, wire.PACKET_BYTES)
+                if not packet.data:
+                    raise LauncherGone
+                await self._take(wire.from_launcher(packet.data), packet.fds)
+        except OSError as error:
+            raise LauncherGone from error
+        finally:
+            self._gone = True
+            for ending in self._endings.values():
+                ending.set(None)
+            for answer in self._answers.values():
+                answer.event.set()
+
+    async def _take(self, message: wire.FromLauncher, fds: Sequence[int]) -> None:
+        if isinstance(message, wire.Claimed):
+            ending = self._endings[message.sandbox] = Ending()
+            sandbox = ClaimedSandbox(message.sandbox, *fds, ending=ending)
+            answer = self._answers.pop(message.ticket, None)
+            if answer is None:
+                self._discard(sandbox)
+                await self.kill(sandbox)
+            else:
+                answer.sandbox = sandbox
+                answer.event.set()
+        elif isinstance(message, wire.Refused):
+            if (answer := self._answers.pop(message.ticket, None)) is not None:
+                answer.refusal = message.reason
+                answer.event.set()
+        elif isinstance(message, wire.Ended):
+            self._endings.pop(message.sandbox).set(message)
+
+    def _discard(self, sandbox: ClaimedSandbox) -> None:
+        """Closing its job channel before a job was sent ends it."""
+        packets.close_all((sandbox.job, sandbox.answers, sandbox.stdout, sandbox.stderr))
+
+
+def start_launcher(command: Sequence[str]) -> socket.socket:
+    """Starts a launcher as a child, with the environment it needs and no other; returns our end of its socket.
+
+    It has a session of its own: a terminal's interrupt is for the server, which then drains while the launcher still works.
+    """
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with theirs:
+        subprocess.Popen(
+            [*command, "--fd", str(theirs.fileno())],
+            pass_fds=(theirs.fileno(),),
+            stdin=subprocess.DEVNULL,
+            env={"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"},
+            start_new_session=True,
+        )
+    return ours
+
+
+@asynccontextmanager
+async def connect(ours: socket.socket) -> AsyncIterator[Launcher]:
+    """The launcher at the other end, once it has said hello. `LauncherGone` when it ends, at the start or later."""
+    with trio.socket.from_stdlib_socket(ours) as sock:
+        packet = await packets.receive(sock, wire.PACKET_BYTES)
+        if not packet.data:
+            raise LauncherGone("the launcher ended before it was ready; it has said why on standard error")
+        hello = wire.from_launcher(packet.data)
+        if not isinstance(hello, wire.Hello):
+            raise LauncherGone("the launcher did not say hello")
+        yield Launcher(sock, hello)

@@ -1,0 +1,77 @@
+"""What an action writes, made into log entries of bounded size and number."""
+
+from appliance.entities import LogType, now
+from appliance.runner.outcome import LogEntry
+
+MAX_CONTENT = 8000  # characters of one entry, the mark included: the contract's figure
+MARK = " …[truncated]"
+_MAX_LINE_BYTES = MAX_CONTENT * 4  # no entry needs more of a line than that
+
+
+def cut(content: str) -> str:
+    return content if len(content) <= MAX_CONTENT else content[: MAX_CONTENT - len(MARK)] + MARK
+
+
+class OutputLines:
+    """Bytes of standard output or error → lines of text. A line that is too long is cut, and its rest passed over."""
+
+    def __init__(self) -> None:
+        self._pending = bytearray()
+        self._skipping = False
+
+    def feed(self, data: bytes) -> list[str]:
+        *whole, pending = data.split(b"\n")
+        lines = []
+        for part in whole:
+            if (line := self._finish(part)) is not None:
+                lines.append(line)
+        if not self._skipping:
+            self._pending += pending
+            if len(self._pending) > _MAX_LINE_BYTES:
+                lines.append(self._text() + MARK)
+                self._skipping = True
+        return [cut(line) for line in lines]
+
+    def rest(self) -> list[str]:
+        """What came after the last newline."""
+        return [cut(self._text())] if self._pending else []
+
+    def _finish(self, part: bytes) -> str | None:
+        if self._skipping:
+            self._skipping = False
+            return None
+        self._pending += part
+        return self._text()
+
+    def _text(self) -> str:
+        text = self._pending.decode(errors="replace")
+        self._pending.clear()
+        return text.rstrip("\r")
+
+
+class LogBudget:
+    """Lets entries pass until a run's log is full, and counts those that it drops."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._left = max_bytes
+        self._dropped = 0
+
+    def admit(self, entry: LogEntry) -> LogEntry | None:
+        size = len(entry.content.encode(errors="replace"))
+        if self._dropped or size > self._left:
+            self._dropped += 1
+            return None
+        self._left -= size
+        return entry
+
+    def drop(self, count: int) -> None:
+        """That many were dropped before they came to us."""
+        self._dropped += max(0, count)
+
+    def last_entry(self) -> LogEntry | None:
+        """Says how many were dropped, if any."""
+        if not self._dropped:
+            return None
+        text = f"{self._dropped} log entries were dropped: a run's log is at most {self._max_bytes} bytes (MAX_LOG_BYTES)"
+        return LogEntry(type=LogType.ERROR, content=text, at=now())

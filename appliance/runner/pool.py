@@ -1,0 +1,196 @@
+"""How many runs there are at once, who waits, and who is next."""
+
+from collections import deque
+from collections.abc import Mapping
+from types import TracebackType
+
+import msgspec
+import trio
+
+from appliance.entities import Language
+from appliance.errors import Busy
+from appliance.runner.execution import Bounds, Cause, Execution, OnLog
+from appliance.runner.launcher import Launcher
+from appliance.runner.outcome import Isolation, Job, Outcome, OutcomeKind, Usage
+
+_RETRY_SECONDS = 1.0
+
+
+class PoolOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """`workers` runs at once, `queue` waiting in all and `project_queue` of one project, none longer than `queue_timeout` seconds."""
+
+    workers: int
+    queue: int
+    project_queue: int
+    queue_timeout: float
+
+
+class PoolStats(msgspec.Struct, frozen=True, kw_only=True):
+    workers_total: int
+    workers_busy: int
+    queue_size: int
+    queue_capacity: int
+    submitted: int
+    completed: int
+    failed: int
+    rejected: int
+    timeout: int
+
+
+class _Counters:
+    def __init__(self) -> None:
+        self.submitted = self.completed = self.failed = self.rejected = self.timeout = 0
+
+    def count_end(self, outcome: Outcome) -> None:
+        if outcome.kind is OutcomeKind.COMPLETED:
+            self.completed += 1
+        else:
+            self.failed += 1
+            self.timeout += outcome.kind is OutcomeKind.TIMEOUT
+
+
+class Runner:
+    """Admits runs and executes them. The queue is fair: projects take turns, whatever number of calls each has waiting."""
+
+    def __init__(self, launcher: Launcher, options: PoolOptions, bounds: Bounds) -> None:
+        self._launcher = launcher
+        self._options = options
+        self._bounds = bounds
+        self._busy = 0
+        self._waiting: dict[str, deque[Ticket]] = {}  # in the order of turns
+        self._counters = _Counters()
+
+    @property
+    def isolation(self) -> Isolation:
+        return self._launcher.isolation
+
+    @property
+    def floor(self) -> str:
+        """What keeps runs from starting on this host; empty when nothing does."""
+        return self._launcher.floor
+
+    @property
+    def languages(self) -> Mapping[Language, str]:
+        return self._launcher.languages
+
+    def admit(self, project_uuid: str) -> "Ticket":
+        """A place among the running, or in the queue. Raises `Busy`, and keeps nothing, when there is neither."""
+        ticket = Ticket(self, project_uuid)
+        if self._busy < self._options.workers and not self._waiting:
+            self._busy += 1
+            ticket.grant()
+        elif self._queue_size() >= self._options.queue:
+            self._refuse(f"the queue is full: {self._options.queue} runs are waiting")
+        elif len(self._waiting.get(project_uuid, ())) >= self._options.project_queue:
+            self._refuse(f"the queue of this project is full: {self._options.project_queue} of its runs are waiting")
+        else:
+            self._waiting.setdefault(project_uuid, deque()).append(ticket)
+        self._counters.submitted += 1
+        return ticket
+
+    def stats(self) -> PoolStats:
+        counters = self._counters
+        return PoolStats(
+            workers_total=self._options.workers,
+            workers_busy=self._busy,
+            queue_size=self._queue_size(),
+            queue_capacity=self._options.queue,
+            submitted=counters.submitted,
+            completed=counters.completed,
+            failed=counters.failed,
+            rejected=counters.rejected,
+            timeout=counters.timeout,
+        )
+
+    def _queue_size(self) -> int:
+        return sum(len(tickets) for tickets in self._waiting.values())
+
+    def _refuse(self, message: str) -> None:
+        self._counters.rejected += 1
+        raise Busy(message, _RETRY_SECONDS)
+
+    def _leave(self, ticket: "Ticket") -> None:
+        """A place is free: the project whose turn it is gets it, and goes to the end of the row."""
+        if not ticket.granted:
+            self._forget(ticket)
+            return
+        if not self._waiting:
+            self._busy -= 1
+            return
+        project = next(iter(self._waiting))
+        tickets = self._waiting.pop(project)
+        tickets.popleft().grant()
+        if tickets:
+            self._waiting[project] = tickets
+
+    def _forget(self, ticket: "Ticket") -> None:
+        tickets = self._waiting[ticket.project_uuid]
+        tickets.remove(ticket)
+        if not tickets:
+            del self._waiting[ticket.project_uuid]
+
+
+class Ticket:
+    """One run's place. Leaving the block gives it back.
+
+    `wait`, then `run`, once each; `end` at any time.
+    """
+
+    def __init__(self, runner: Runner, project_uuid: str) -> None:
+        self.project_uuid = project_uuid
+        self.granted = False
+        self._runner = runner
+        self._turn = trio.Event()
+        self._cause: Cause | None = None
+        self._execution: Execution | None = None
+        self._since = trio.current_time()
+        self._queue_ms = 0.0
+
+    def grant(self) -> None:
+        self.granted = True
+        self._queue_ms = (trio.current_time() - self._since) * 1000
+        self._turn.set()
+
+    def __enter__(self) -> "Ticket":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._runner._leave(self)
+
+    def end(self, cause: Cause) -> None:
+        """Ends the run, whether it waits or executes; `wait` or `run` then says how it ended."""
+        self._cause = self._cause or cause
+        self._turn.set()
+        if self._execution is not None:
+            self._execution.end(cause)
+
+    async def wait(self) -> Outcome | None:
+        """Until it is this run's turn; an outcome when that never comes: ended, or waited too long."""
+        with trio.move_on_after(self._runner._options.queue_timeout):
+            await self._turn.wait()
+        if self._cause is None and self.granted:
+            return None
+        waited = Usage(queue_ms=round((trio.current_time() - self._since) * 1000, 3))
+        if self._cause is not None:
+            return self._count(Outcome(kind=self._cause.value, message=_ENDED_WAITING[self._cause], usage=waited))
+        message = f"the run could not start: it waited for {self._runner._options.queue_timeout:g} s (QUEUE_TIMEOUT)"
+        return self._count(Outcome(kind=OutcomeKind.COULD_NOT_START, message=message, usage=waited))
+
+    async def run(self, job: Job, on_log: OnLog) -> Outcome:
+        self._execution = Execution(self._runner._launcher, job, self._runner._bounds, on_log)
+        if self._cause is not None:
+            self._execution.end(self._cause)
+        outcome = await self._execution.run()
+        usage = msgspec.structs.replace(outcome.usage, queue_ms=round(self._queue_ms, 3))
+        return self._count(msgspec.structs.replace(outcome, usage=usage))
+
+    def _count(self, outcome: Outcome) -> Outcome:
+        self._runner._counters.count_end(outcome)
+        return outcome
+
+
+_ENDED_WAITING = {
+    Cause.CANCELLED: "the run was cancelled",
+    Cause.INTERRUPTED: "the run was interrupted: the appliance is stopping",
+}
+

@@ -1,0 +1,265 @@
+"""One sandbox: a guard that is pid 1 of its own pid namespace, and a worker, its only child, which executes one job.
+
+THEORY OF OPERATION
+
+`become_sandbox` runs in a process just forked by the zygote, the first in a new pid namespace, with all of the zygote's rights. It
+takes its descriptors into fixed places and closes every other, makes its own mount, ipc and uts (and, for a run without
+network, net) namespaces, mounts its own /tmp, /dev/shm, /run and /proc, then waits for the launcher to say go: until then
+nothing of a tenant's has been read, so that the launcher can put the process wherever its limits are.
+
+After go the guard forks the worker and both give up their identity for good: the worker takes the slot's uid, the guard another
+one, so that the worker can neither signal nor trace its guard. Where the maker isn't root there is one uid only; both then live in
+a user namespace of the sandbox's own.
+
+The worker waits for its job on the job channel. When it ends, the guard reports its wait status on the status channel and stays,
+reaping, until the launcher kills it: the end of pid 1 ends every process of the namespace, whatever it has done to
+escape (double fork, setsid, ignored signals). The guard ends by itself when the launcher has gone (end of file on the status
+channel) and when its timer runs out, which is the backstop for a launcher that is stuck.
+"""
+
+import gc
+import math
+import os
+import resource
+import select
+import signal
+import socket
+import time
+from collections.abc import Callable
+from typing import NamedTuple, NoReturn
+
+from . import records, syscalls
+
+Work = Callable[[int, int], int]
+"""Reads one job from the first descriptor, executes it, answers on the second; returns the worker's exit status."""
+
+_STATUS, _JOB, _ANSWERS, _STDOUT, _STDERR = range(3, 8)
+_FIRST_FREE = 8
+_ASIDE = 100  # above all that a zygote ever has open
+_TMP = "mode=1777,size=64m,nr_inodes=16384"
+_OPEN_FILES = 1024
+_NOBODY_INSIDE = 1000  # the uid that a sandbox sees where the maker isn't root
+
+
+class Identity(NamedTuple):
+    """The worker's and the guard's uid; None when the maker isn't root, and a user namespace stands for them."""
+
+    worker: int
+    guard: int
+
+
+class Plan(NamedTuple):
+    """`fds`: the near ends of status, job, answers, stdout, stderr, in this order."""
+
+    fds: tuple[int, ...]
+    identity: Identity | None
+    with_network: bool
+
+
+def become_sandbox(plan: Plan, work: Work) -> NoReturn:
+    """Never returns, never raises: whatever fails is told to the launcher as a FAILED record, and ends the process."""
+    step = "descriptors"
+    try:
+        status = _take_descriptors(plan.fds)
+        step = "namespaces"
+        _make_namespaces(plan.with_network)
+        step = "mounts"
+        _make_mounts(plan.identity)
+        step = "go"
+        _await_go(status)
+        step = "user namespace"
+        if plan.identity is None:
+            _enter_user_namespace()
+        step = "fork"
+        worker = os.fork()
+        if worker == 0:
+            _run_worker(plan.identity, work)
+        step = "identity"
+        _drop(plan.identity.guard if plan.identity else None)
+        for fd in (_JOB, _ANSWERS, _STDOUT, _STDERR):
+            os.close(fd)
+        status.send(records.pack(records.PARKED))
+        step = "watch"
+        _watch(status, worker)
+    except BaseException as error:
+        number = error.errno if isinstance(error, OSError) and error.errno else 0
+        # Descriptor 3 is the status channel as soon as the first step is over; before that nobody can be told.
+        with socket.socket(fileno=_STATUS) as channel:
+            channel.send(records.pack(records.FAILED, number, step.encode()))
+    finally:
+        os._exit(1)
+
+
+def _take_descriptors(fds: tuple[int, ...]) -> socket.socket:
+    """Puts the channels at 3–7, /dev/null and the two output pipes at 0–2, and closes all else."""
+    aside = [os.dup2(fd, _ASIDE + index) for index, fd in enumerate(fds)]  # out of the way of the places they go to
+    for index, fd in enumerate(aside):
+        os.dup2(fd, _STATUS + index, inheritable=False)
+    null = os.open("/dev/null", os.O_RDWR)
+    for target in (0, 1, 2):
+        os.dup2(null, target)
+    os.closerange(_FIRST_FREE, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+    return socket.socket(fileno=_STATUS)
+
+
+def _make_namespaces(with_network: bool) -> None:
+    flags = syscalls.CLONE_NEWNS | syscalls.CLONE_NEWIPC | syscalls.CLONE_NEWUTS
+    syscalls.unshare(flags if with_network else flags | syscalls.CLONE_NEWNET)
+    socket.sethostname("action")
+
+
+def _make_mounts(identity: Identity | None) -> None:
+    plain = syscalls.MS_NOSUID | syscalls.MS_NODEV
+    syscalls.mount("none", "/", None, syscalls.MS_REC | syscalls.MS_PRIVATE)
+    syscalls.mount("tmpfs", "/tmp", "tmpfs", plain, _TMP)
+    syscalls.mount("tmpfs", "/dev/shm", "tmpfs", plain, _TMP)
+    syscalls.mount("tmpfs", "/run", "tmpfs", plain | syscalls.MS_NOEXEC, "mode=755,size=16k,nr_inodes=8")
+    uid = identity.worker if identity else _NOBODY_INSIDE
+    for name, line in (("passwd", f"action:x:{uid}:{uid}::/tmp:/bin/sh\n"), ("group", f"action:x:{uid}:\n")):
+        with open(f"/run/{name}", "w") as file:
+            file.write(line)
+    remount = syscalls.MS_REMOUNT | syscalls.MS_BIND | syscalls.MS_RDONLY | plain | syscalls.MS_NOEXEC
+    syscalls.mount("none", "/run", None, remount)
+    syscalls.mount("proc", "/proc", "proc", plain | syscalls.MS_NOEXEC, "subset=pid")
+
+
+def _await_go(status: socket.socket) -> None:
+    record = records.unpack(status.recv(records.SIZE))
+    if record is None or record.kind != records.GO:
+        os._exit(0)  # the launcher has gone, or doesn't want us any more
+
+
+def _enter_user_namespace() -> None:
+    """One uid on the outside, an ordinary one inside: exec of anything gives no capability."""
+    uid, gid = os.geteuid(), os.getegid()
+    # The new /proc shows pid 1 only to itself, as `self`; the maps want a process that is single-threaded: ours is.
+    syscalls.unshare(syscalls.CLONE_NEWUSER)
+    for name, line in (("uid_map", f"{_NOBODY_INSIDE} {uid} 1"), ("gid_map", f"{_NOBODY_INSIDE} {gid} 1")):
+        if name == "gid_map":
+            _write_if_there("/proc/self/setgroups", "deny")
+        with open(f"/proc/self/{name}", "w") as file:
+            file.write(line)
+
+
+def _write_if_there(path: str, text: str) -> None:
+    try:
+        with open(path, "w") as file:
+            file.write(text)
+    except PermissionError:
+        pass  # denied already in the namespace above, which is what we want
+
+
+def _drop(uid: int | None) -> None:
+    """Gives up every privilege, for good; `uid` None: the only one there is stays."""
+    syscalls.drop_bounding_set()
+    if uid is not None:
+        os.setgroups([])
+        os.setresgid(uid, uid, uid)
+        os.setresuid(uid, uid, uid)
+    syscalls.drop_capabilities()
+    syscalls.forbid_new_privileges()
+
+
+def _run_worker(identity: Identity | None, work: Work) -> NoReturn:
+    status = 1
+    try:
+        os.close(_STATUS)
+        os.setsid()  # a process group reaches across pid namespaces: kill(0) would hit the makers
+        os.dup2(_STDOUT, 1)
+        os.dup2(_STDERR, 2)
+        os.close(_STDOUT)
+        os.close(_STDERR)
+        _set_limits()
+        _raise_oom_score()
+        _drop(identity.worker if identity else None)
+        syscalls.set_dumpable(True)  # else its own /proc/self belongs to root; it holds nothing that isn't the tenant's
+        os.chdir("/tmp")
+        os.umask(0o022)
+        status = work(_JOB, _ANSWERS)
+    finally:
+        os._exit(status)
+
+
+def _set_limits() -> None:
+    """What every run has; a run's own limits follow when its job is known. No RLIMIT_AS: it breaks V8 and Go."""
+    for kind, value in (
+        (resource.RLIMIT_NOFILE, _OPEN_FILES),
+        (resource.RLIMIT_CORE, 0),
+        (resource.RLIMIT_MSGQUEUE, 0),
+        (resource.RLIMIT_NICE, 0),
+        (resource.RLIMIT_RTPRIO, 0),
+        (resource.RLIMIT_MEMLOCK, 64 << 10),
+        (resource.RLIMIT_SIGPENDING, 1024),
+    ):
+        hard = resource.getrlimit(kind)[1]
+        value = value if hard == resource.RLIM_INFINITY else min(value, hard)
+        resource.setrlimit(kind, (value, value))
+
+
+def limit_worker(memory_bytes: int, tasks: int) -> None:
+    """The job's own limits on this process, as far as rlimits carry: private writable memory a process, processes a uid.
+
+    Called between the reading of the job and its execution; the hard limits can't be raised again.
+    """
+    resource.setrlimit(resource.RLIMIT_DATA, (memory_bytes, memory_bytes))
+    resource.setrlimit(resource.RLIMIT_NPROC, (tasks, tasks))
+
+
+def _raise_oom_score() -> None:
+    """Under memory pressure of the host it is the action that dies, never the appliance."""
+    try:
+        with open("/proc/self/oom_score_adj", "w") as file:
+            file.write("1000")
+    except OSError:
+        pass  # not visible or not allowed: a preference, no protection
+
+
+def _watch(status: socket.socket, worker: int) -> None:
+    """Reaps, reports the worker's end, keeps time. Returns only to end pid 1, and everything with it."""
+    reader, writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    signal.signal(signal.SIGCHLD, lambda number, frame: None)
+    signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    # Python's own SIGINT handler would let a worker with our uid raise inside us; pid 1 ignores what it has no handler for.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    gc.disable()
+    poll = select.poll()
+    poll.register(reader, select.POLLIN)
+    poll.register(status, select.POLLIN)
+    ends_at = math.inf
+    alive = not _reap(status, worker)
+    while (left := ends_at - time.monotonic()) > 0:
+        ready = dict(poll.poll(None if left == math.inf else left * 1000))
+        if reader in ready:
+            _drain(reader)
+            # Once it is reaped its number may be given to another process of the sandbox.
+            alive = not _reap(status, worker if alive else 0) and alive
+        if status.fileno() in ready:
+            record = records.unpack(status.recv(records.SIZE))
+            if record is None or record.kind != records.TIME:
+                return
+            ends_at = time.monotonic() + record.number / 1000
+
+
+def _drain(reader: int) -> None:
+    try:
+        while os.read(reader, 4096):
+            pass
+    except BlockingIOError:
+        pass
+
+
+def _reap(status: socket.socket, worker: int) -> bool:
+    """Waits for all that have ended; True when the worker was among them, and has been reported."""
+    reported = False
+    while True:
+        try:
+            pid, wait_status = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return reported
+        if pid == 0:
+            return reported
+        if pid == worker:
+            used = resource.getrusage(resource.RUSAGE_CHILDREN)
+            cost = records.Cost(round((used.ru_utime + used.ru_stime) * 1e6), used.ru_maxrss * 1024)
+            status.send(records.pack(records.EXIT, wait_status, records.pack_cost(cost)))
+            reported = True

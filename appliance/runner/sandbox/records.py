@@ -1,0 +1,50 @@
+"""The status channel between the launcher and a sandbox's guard: records of 32 bytes, each one packet.
+
+Both sides are ours; the worker never holds this channel. Anything that isn't a whole record means that the guard is gone.
+"""
+
+import struct
+from typing import NamedTuple
+
+SIZE = 32
+_RECORD = struct.Struct("!4si24s")
+_COST = struct.Struct("!QQ")
+
+GO = b"GO  "  # launcher → guard: the sandbox is where it belongs; take up the tenant's identity
+TIME = b"TIME"  # launcher → guard: milliseconds until the guard itself ends everything, the backstop of the deadline
+PARKED = b"PARK"  # guard → launcher: the worker waits for its job
+FAILED = b"FAIL"  # guard → launcher: the errno, and the step that failed
+EXIT = b"EXIT"  # guard → launcher: the worker's wait status, its CPU time and peak resident size
+
+
+class Record(NamedTuple):
+    kind: bytes
+    number: int
+    payload: bytes
+
+
+class Cost(NamedTuple):
+    """Of all processes of the sandbox that the guard has waited for: CPU time in µs, the largest resident size in bytes."""
+
+    cpu_us: int
+    peak_bytes: int
+
+
+def pack(kind: bytes, number: int = 0, payload: bytes = b"") -> bytes:
+    return _RECORD.pack(kind, number, payload[:24])
+
+
+def unpack(packet: bytes) -> Record | None:
+    """None for anything that isn't a record: the other side is gone, or not itself."""
+    if len(packet) != SIZE:
+        return None
+    kind, number, payload = _RECORD.unpack(packet)
+    return Record(kind, number, payload)
+
+
+def pack_cost(cost: Cost) -> bytes:
+    return _COST.pack(*cost)
+
+
+def unpack_cost(payload: bytes) -> Cost:
+    return Cost(*_COST.unpack_from(payload))

@@ -1,0 +1,143 @@
+"""The root file system that a zygote and its sandboxes see: a small tmpfs, with the host's programs mounted read-only.
+
+THEORY OF OPERATION
+
+Runs in a process that has just made its own mount namespace and is alone in it. Every source is opened (O_PATH) first, since
+the new root is then mounted over a folder of the host that may hide some of them. The sources are bound in by descriptor, made
+read-only, nosuid and nodev with everything mounted below them, the process pivots into the new root and lets go of the old one.
+At last the root itself becomes read-only: from then on only what a sandbox mounts for itself (/tmp, /dev/shm, /run) can be written.
+
+What is in it, and nothing else: the host's /usr without /usr/local and /usr/src, /bin and /lib*; /engine; the interpreter, if it lives
+elsewhere, at /opt/python; six devices; of /etc what programs need; /proc of the zygote's own pid namespace.
+"""
+
+import os
+import subprocess
+from pathlib import Path
+from typing import NamedTuple
+
+from . import syscalls
+
+INTERPRETER_HOME = "/opt/python"
+_STAGING = "/tmp"  # any folder that is always there; what it holds on the host can't be seen from inside
+_PROGRAM_LINKS = ("bin", "lib", "lib32", "lib64", "libx32")
+_DEVICES = ("null", "zero", "full", "random", "urandom")
+_CERTIFICATES = ("/etc/ssl", "/etc/ca-certificates", "/etc/pki/tls", "/etc/pki/ca-trust")
+_COPIED = ("/etc/resolv.conf", "/etc/localtime", "/etc/mime.types", "/etc/services", "/etc/protocols")
+_HOSTS = "127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n"
+_NSSWITCH = "passwd: files\ngroup: files\nhosts: files dns\nservices: files\nprotocols: files\n"
+
+
+class RootSpec(NamedTuple):
+    """`engine` is the folder with the languages' engines, `sandbox` this folder; `interpreter` the Python to run, with its
+    prefix; `library` the folder of its shared library, or None when the dynamic linker finds that by itself."""
+
+    engine: str
+    sandbox: str
+    interpreter: str
+    prefix: str
+    library: str | None
+
+    @property
+    def interpreter_inside(self) -> str:
+        if self.prefix == "/usr":
+            return self.interpreter
+        return f"{INTERPRETER_HOME}/{os.path.relpath(self.interpreter, self.prefix)}"
+
+
+def build(spec: RootSpec) -> None:
+    """Builds the root and makes it this process's own. Needs CAP_SYS_ADMIN in its user namespace."""
+    sources = _open_sources(spec)
+    files = {path: content for path in _COPIED if (content := _content(path)) is not None}
+    syscalls.mount("none", "/", None, syscalls.MS_REC | syscalls.MS_PRIVATE)
+    syscalls.mount("tmpfs", _STAGING, "tmpfs", syscalls.MS_NOSUID | syscalls.MS_NODEV, "mode=755,size=4m,nr_inodes=1024")
+    root = Path(_STAGING)
+    for target, source in sources.items():
+        _bind(source, root / target)
+    for name in ("local", "src"):
+        if (root / "usr" / name).is_dir():
+            flags = syscalls.MS_RDONLY | syscalls.MS_NOSUID | syscalls.MS_NODEV
+            syscalls.mount("tmpfs", str(root / "usr" / name), "tmpfs", flags, "mode=755,size=4k")
+    _make_dev(root)
+    _make_etc(root, files, spec)
+    for name in ("tmp", "run", "proc"):
+        (root / name).mkdir()
+    syscalls.mount("proc", str(root / "proc"), "proc", syscalls.MS_NOSUID | syscalls.MS_NODEV | syscalls.MS_NOEXEC)
+    syscalls.pivot_into(_STAGING)
+    if spec.library is not None and spec.prefix != "/usr":
+        _teach_linker()
+    syscalls.mount("none", "/", None, syscalls.MS_REMOUNT | syscalls.MS_BIND | syscalls.MS_RDONLY | syscalls.MS_NOSUID | syscalls.MS_NODEV)
+
+
+class _Source(NamedTuple):
+    fd: int
+    is_folder: bool
+
+
+def _open_sources(spec: RootSpec) -> dict[str, _Source | str]:
+    """Target below the root → an open source, or the text of a symbolic link."""
+    wanted = {"usr": "/usr", "engine/engines": spec.engine, "engine/sandbox": spec.sandbox}
+    if spec.prefix != "/usr":
+        wanted[INTERPRETER_HOME.lstrip("/")] = spec.prefix
+    wanted |= {f"dev/{name}": f"/dev/{name}" for name in _DEVICES}
+    wanted |= {path.lstrip("/"): path for path in _CERTIFICATES if os.path.isdir(path)}
+    links: dict[str, _Source | str] = {}
+    for name in _PROGRAM_LINKS:
+        if os.path.islink(f"/{name}"):
+            links[name] = os.readlink(f"/{name}")
+        elif os.path.isdir(f"/{name}"):
+            wanted[name] = f"/{name}"
+    opened: dict[str, _Source | str] = {
+        target: _Source(os.open(path, os.O_PATH | os.O_CLOEXEC), os.path.isdir(path)) for target, path in wanted.items()
+    }
+    return opened | links
+
+
+def _bind(source: _Source | str, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if isinstance(source, str):
+        target.symlink_to(source)
+        return
+    if source.is_folder:
+        target.mkdir(exist_ok=True)
+    else:
+        target.touch()
+    syscalls.mount(f"/proc/self/fd/{source.fd}", str(target), None, syscalls.MS_BIND | syscalls.MS_REC)
+    attributes = syscalls.MOUNT_ATTR_RDONLY | syscalls.MOUNT_ATTR_NOSUID
+    if source.is_folder:  # a device node under nodev couldn't be opened
+        attributes |= syscalls.MOUNT_ATTR_NODEV
+    syscalls.restrict_mount(str(target), attributes)
+    os.close(source.fd)
+
+
+def _make_dev(root: Path) -> None:
+    dev = root / "dev"
+    (dev / "shm").mkdir()
+    for name, link in (("fd", "/proc/self/fd"), ("stdin", "fd/0"), ("stdout", "fd/1"), ("stderr", "fd/2")):
+        (dev / name).symlink_to(link)
+
+
+def _make_etc(root: Path, files: dict[str, bytes], spec: RootSpec) -> None:
+    etc = root / "etc"
+    etc.mkdir(exist_ok=True)
+    for path, content in files.items():
+        (root / path.lstrip("/")).write_bytes(content)
+    (etc / "hosts").write_text(_HOSTS)
+    (etc / "nsswitch.conf").write_text(_NSSWITCH)
+    for name in ("passwd", "group"):  # a sandbox's own line, in its own /run
+        (etc / name).symlink_to(f"/run/{name}")
+    if spec.library is not None:
+        inside = f"{INTERPRETER_HOME}/{os.path.relpath(spec.library, spec.prefix)}"
+        (etc / "ld.so.conf").write_text(f"{inside}\n")
+
+
+def _content(path: str) -> bytes | None:
+    try:
+        return Path(path).read_bytes()
+    except OSError:
+        return None
+
+
+def _teach_linker() -> None:
+    """An interpreter built as a shared library (pyenv) names its library by a path that doesn't exist in here."""
+    subprocess.run(["/usr/sbin/ldconfig", "-X"], check=True, stdin=subprocess.DEVNULL, close_fds=True)

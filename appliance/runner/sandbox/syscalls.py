@@ -1,0 +1,146 @@
+"""The system calls of namespaces, mounts and privileges that `os` of Python 3.11 doesn't have.
+
+Each raises OSError with the call's errno. Sources: unshare(2), setns(2), mount(2), mount_setattr(2), pivot_root(2),
+prctl(2), capabilities(7); the numbers are those of x86-64 and arm64, which are equal for the calls used by number.
+"""
+
+import ctypes
+import os
+
+CLONE_NEWNS = 0x00020000
+CLONE_NEWUTS = 0x04000000
+CLONE_NEWIPC = 0x08000000
+CLONE_NEWUSER = 0x10000000
+CLONE_NEWPID = 0x20000000
+CLONE_NEWNET = 0x40000000
+
+MS_RDONLY = 0x1
+MS_NOSUID = 0x2
+MS_NODEV = 0x4
+MS_NOEXEC = 0x8
+MS_REMOUNT = 0x20
+MS_BIND = 0x1000
+MS_REC = 0x4000
+MS_PRIVATE = 0x40000
+MNT_DETACH = 0x2
+
+MOUNT_ATTR_RDONLY = 0x1
+MOUNT_ATTR_NOSUID = 0x2
+MOUNT_ATTR_NODEV = 0x4
+_SYS_MOUNT_SETATTR = 442
+_AT_FDCWD = -100
+_AT_RECURSIVE = 0x8000
+
+_PR_SET_PDEATHSIG = 1
+_PR_SET_DUMPABLE = 4
+_PR_SET_KEEPCAPS = 8
+_PR_CAPBSET_DROP = 24
+_PR_SET_CHILD_SUBREAPER = 36
+_PR_SET_NO_NEW_PRIVS = 38
+_PR_CAP_AMBIENT = 47
+_PR_CAP_AMBIENT_CLEAR_ALL = 4
+_LINUX_CAPABILITY_VERSION_3 = 0x20080522
+CAP_SYS_ADMIN = 21
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def _check(result: int, call: str, argument: str = "") -> None:
+    if result != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"{call}: {os.strerror(number)}", argument or None)
+
+
+def unshare(flags: int) -> None:
+    _check(_libc.unshare(flags), "unshare", hex(flags))
+
+
+def setns(fd: int, kind: int) -> None:
+    _check(_libc.setns(fd, kind), "setns")
+
+
+def mount(source: str, target: str, kind: str | None, flags: int, options: str | None = None) -> None:
+    encoded = [None if text is None else os.fsencode(text) for text in (source, target, kind, options)]
+    result = _libc.mount(encoded[0], encoded[1], encoded[2], ctypes.c_ulong(flags), encoded[3])
+    _check(result, "mount", target)
+
+
+def umount(target: str, flags: int) -> None:
+    _check(_libc.umount2(os.fsencode(target), flags), "umount", target)
+
+
+class _MountAttr(ctypes.Structure):
+    _fields_ = (
+        ("attr_set", ctypes.c_uint64),
+        ("attr_clr", ctypes.c_uint64),
+        ("propagation", ctypes.c_uint64),
+        ("userns_fd", ctypes.c_uint64),
+    )
+
+
+def restrict_mount(target: str, attributes: int) -> None:
+    """Sets MOUNT_ATTR_… on the mount at `target` and on every mount below it (Linux 5.12)."""
+    wanted = _MountAttr(attr_set=attributes)
+    result = _libc.syscall(
+        _SYS_MOUNT_SETATTR,
+        _AT_FDCWD,
+        os.fsencode(target),
+        _AT_RECURSIVE,
+        ctypes.byref(wanted),
+        ctypes.c_size_t(ctypes.sizeof(wanted)),
+    )
+    _check(result, "mount_setattr", target)
+
+
+def pivot_into(new_root: str) -> None:
+    """Makes the mount at `new_root` the root, and detaches the old one with everything below it."""
+    os.chdir(new_root)
+    # "." as both arguments stacks the old root upon the new one, so no folder for it is needed: pivot_root(2), Notes.
+    _check(_libc.pivot_root(b".", b"."), "pivot_root", new_root)
+    umount(".", MNT_DETACH)
+    os.chdir("/")
+
+
+def _prctl(option: int, *arguments: int) -> int:
+    padded = [ctypes.c_ulong(value) for value in (*arguments, 0, 0, 0, 0)[:4]]
+    return int(_libc.prctl(option, *padded))
+
+
+def set_death_signal(signal: int) -> None:
+    """The signal this process gets when the thread that made it ends. Cleared by a change of uid."""
+    _check(_prctl(_PR_SET_PDEATHSIG, signal), "prctl(PDEATHSIG)")
+
+
+def set_dumpable(yes: bool) -> None:
+    _check(_prctl(_PR_SET_DUMPABLE, int(yes)), "prctl(DUMPABLE)")
+
+
+def become_subreaper() -> None:
+    """Orphaned descendants become our children, so that they can be waited for."""
+    _check(_prctl(_PR_SET_CHILD_SUBREAPER, 1), "prctl(SUBREAPER)")
+
+
+def forbid_new_privileges() -> None:
+    _check(_prctl(_PR_SET_NO_NEW_PRIVS, 1), "prctl(NO_NEW_PRIVS)")
+
+
+def drop_bounding_set() -> None:
+    """No later execve can give a capability back. Needs CAP_SETPCAP; the kernel says EINVAL after its last capability."""
+    for capability in range(64):
+        if _prctl(_PR_CAPBSET_DROP, capability) != 0:
+            break
+
+
+def drop_capabilities() -> None:
+    """Empties the effective, permitted, inheritable and ambient sets."""
+    _prctl(_PR_SET_KEEPCAPS, 0)
+    _prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL)
+    header = (ctypes.c_uint32 * 2)(_LINUX_CAPABILITY_VERSION_3, 0)
+    _check(_libc.capset(header, (ctypes.c_uint32 * 6)()), "capset")
+
+
+def holds_capability(capability: int) -> bool:
+    """Whether this process has it in its effective set, by /proc/self/status."""
+    with open("/proc/self/status") as lines:
+        effective = next(line for line in lines if line.startswith("CapEff:"))
+    return bool(int(effective.split()[1], 16) >> capability & 1)

@@ -1,0 +1,143 @@
+"""The zygote of a language: preloads its engine once, then forks a sandbox for each request of the launcher.
+
+THEORY OF OPERATION
+
+`start_zygote` is called by the launcher, forks, and the child becomes the first process of a pid namespace (and, where the launcher
+isn't root, of a user namespace), builds the sandbox's root, pivots into it and executes the interpreter there: a fresh exec, with an
+environment that is constructed here. That interpreter runs `main`.
+
+`main` answers requests that come on a SOCK_SEQPACKET socket, one packet each:
+
+    b"F" + flags, worker uid, guard uid; five descriptors   → b"F" + its pid here, with the same pid as SCM_CREDENTIALS
+    b"R" + its pid here                                     → none: reap it; until then its number can't be used again
+
+A sandbox's pid is sent as a credential because the kernel translates that to the launcher's pid namespace. As the zygote is pid 1 of its
+own pid namespace, above those of its sandboxes, no sandbox outlives it; it ends when the launcher's end of the socket closes.
+"""
+
+import gc
+import os
+import signal
+import socket
+import struct
+import sys
+from typing import Any, NoReturn
+
+from . import guard, root, syscalls
+
+CONTROL = 3
+REQUEST = struct.Struct("!cBII")  # operation, flags, and two numbers
+PID = struct.Struct("!I")
+WITH_NETWORK = 1
+OWN_UIDS = 2
+FORK = b"F"
+REAP = b"R"
+HELLO = b"H"  # + the interpreter's version
+BROKEN = b"X"  # + why there will be no hello
+
+_CREDENTIALS = struct.Struct("iII")
+_BOOT = "import sys; sys.path.insert(0, '/engine'); from sandbox import zygote; zygote.main()"
+
+
+def start_zygote(spec: root.RootSpec, time_zone: str) -> tuple[int, socket.socket]:
+    """Forks; returns the pid of a process that is to be waited for at once, and our end of the control socket.
+
+    The zygote itself says hello on the socket, with its pid as a credential. When its making fails, it says why and ends.
+    """
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    pid = os.fork()
+    if pid == 0:
+        try:
+            ours.close()
+            _become_zygote(spec, theirs, time_zone)
+        except BaseException as error:
+            theirs.send(BROKEN + str(error).encode())
+        finally:
+            os._exit(1)
+    theirs.close()
+    return pid, ours
+
+
+def _become_zygote(spec: root.RootSpec, control: socket.socket, time_zone: str) -> NoReturn:
+    namespaces = syscalls.CLONE_NEWNS | syscalls.CLONE_NEWPID | syscalls.CLONE_NEWIPC | syscalls.CLONE_NEWUTS
+    if os.geteuid() == 0 and syscalls.holds_capability(syscalls.CAP_SYS_ADMIN):
+        syscalls.unshare(namespaces)
+    else:
+        uid, gid = os.geteuid(), os.getegid()
+        syscalls.unshare(namespaces | syscalls.CLONE_NEWUSER)
+        _write("/proc/self/setgroups", "deny")
+        _write("/proc/self/uid_map", f"0 {uid} 1")
+        _write("/proc/self/gid_map", f"0 {gid} 1")
+    if os.fork() != 0:
+        os._exit(0)  # the launcher adopts the zygote: it is a subreaper
+    root.build(spec)
+    os.dup2(control.fileno(), CONTROL)
+    null = os.open("/dev/null", os.O_RDWR)
+    for fd in (0, 1):  # 2 stays the launcher's: a failing interpreter is to be heard
+        os.dup2(null, fd)
+    os.closerange(CONTROL + 1, 4096)
+    environment = {"PATH": "/usr/bin:/bin", "HOME": "/tmp", "TMPDIR": "/tmp", "LANG": "C.UTF-8", "TZ": time_zone}
+    # -I -S: neither the environment, nor a folder, nor an installed package decides what is imported.
+    inside = spec.interpreter_inside
+    os.execve(inside, [inside, "-I", "-S", "-c", _BOOT], environment)
+
+
+def _write(path: str, text: str) -> None:
+    with open(path, "w") as file:
+        file.write(text)
+
+
+def main() -> None:
+    """The life of a zygote: preload, say hello, serve requests until the launcher goes."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    from engines.python import preload
+
+    sys.path.remove("/engine")
+    sys.argv = [""]
+    control = socket.socket(fileno=CONTROL)
+    namespace = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
+    _send_pid(control, HELLO + sys.version.split()[0].encode(), os.getpid())
+    gc.collect()
+    gc.freeze()  # what is shared with the children stays shared: the collector doesn't touch it
+
+    def work(job_fd: int, answers_fd: int) -> int:
+        return preload.run_job(job_fd, answers_fd, confine=_confine)
+
+    while (request := _receive(control)) is not None:
+        operation, flags, first, second, fds = request
+        if operation == REAP:
+            os.waitpid(first, 0)
+        elif operation == FORK:
+            plan = guard.Plan(fds, guard.Identity(first, second) if flags & OWN_UIDS else None, bool(flags & WITH_NETWORK))
+            pid = _fork_into_new_namespace(namespace, plan, work)
+            _send_pid(control, FORK + PID.pack(pid), pid)
+            for fd in fds:
+                os.close(fd)
+
+
+def _confine(limits: dict[str, Any]) -> None:
+    guard.limit_worker(limits["memory_bytes"], limits["tasks"])
+
+
+def _receive(control: socket.socket) -> tuple[bytes, int, int, int, tuple[int, ...]] | None:
+    data, ancillary, flags, _ = control.recvmsg(REQUEST.size, socket.CMSG_LEN(5 * 4), socket.MSG_CMSG_CLOEXEC)
+    if len(data) != REQUEST.size or flags & socket.MSG_CTRUNC:
+        return None
+    fds = tuple(fd for _, _, content in ancillary for fd in memoryview(content).cast("i"))
+    operation, bits, first, second = REQUEST.unpack(data)
+    return operation, bits, first, second, fds
+
+
+def _send_pid(control: socket.socket, data: bytes, pid: int) -> None:
+    credentials = _CREDENTIALS.pack(pid, os.geteuid(), os.getegid())
+    control.sendmsg([data], [(socket.SOL_SOCKET, socket.SCM_CREDENTIALS, credentials)])
+
+
+def _fork_into_new_namespace(own_namespace: int, plan: guard.Plan, work: guard.Work) -> int:
+    """Forks a process that is pid 1 of a new namespace; returns its pid in ours."""
+    syscalls.unshare(syscalls.CLONE_NEWPID)
+    pid = os.fork()
+    if pid == 0:
+        guard.become_sandbox(plan, work)
+    syscalls.setns(own_namespace, syscalls.CLONE_NEWPID)
+    return pid

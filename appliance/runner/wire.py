@@ -1,0 +1,165 @@
+"""What travels between the server and the launcher, and between the server and an action's engine. Bytes on one side, values on the other.
+
+The launcher's messages are JSON packets of at most 4 KiB on a SOCK_SEQPACKET socket; descriptors go beside them. The engine's frames
+are u32 header length, u32 blob length (big-endian), a JSON header, a blob of raw bytes: no base64, and no text that grows by
+escapes. What comes from an engine was written by a tenant: `FrameReader` refuses what is too big before it is kept.
+"""
+
+import struct
+from typing import Any
+
+import msgspec
+
+from appliance.entities import Language, LogType, Network
+from appliance.runner.outcome import Job, OutcomeKind
+
+PACKET_BYTES = 4096
+_LENGTHS = struct.Struct("!II")
+MAX_HEADER_BYTES = 256 << 10
+MAX_LOG_CONTENT_BYTES = 8000 * 4
+
+
+class Claim(msgspec.Struct, frozen=True, kw_only=True, tag="claim", tag_field="op"):
+    """Server → launcher: a sandbox for this run; `deadline_ms` is the guard's own backstop."""
+
+    ticket: int
+    language: Language
+    run_id: str
+    network: Network
+    deadline_ms: int
+
+
+class Kill(msgspec.Struct, frozen=True, kw_only=True, tag="kill", tag_field="op"):
+    sandbox: int
+
+
+class Hello(msgspec.Struct, frozen=True, kw_only=True, tag="hello", tag_field="op"):
+    """Launcher → server, once, when runs can be started; `floor` names what is below the least that a run needs."""
+
+    missing: list[str]
+    floor: str
+    languages: dict[Language, str]
+
+
+class Claimed(msgspec.Struct, frozen=True, kw_only=True, tag="claimed", tag_field="op"):
+    """With four descriptors: job (write), answers, standard output, standard error (read)."""
+
+    ticket: int
+    sandbox: int
+
+
+class Refused(msgspec.Struct, frozen=True, kw_only=True, tag="refused", tag_field="op"):
+    ticket: int
+    reason: str
+
+
+class Ended(msgspec.Struct, frozen=True, kw_only=True, tag="ended", tag_field="op"):
+    """Nothing of the sandbox lives any more. `wait_status` as of waitpid(2), None when the worker's end was never reported."""
+
+    sandbox: int
+    wait_status: int | None
+    cpu_us: int | None
+    peak_bytes: int | None
+
+
+ToLauncher = Claim | Kill
+FromLauncher = Hello | Claimed | Refused | Ended
+
+_encoder = msgspec.json.Encoder()
+_to_launcher = msgspec.json.Decoder(ToLauncher)
+_from_launcher = msgspec.json.Decoder(FromLauncher)
+
+
+def pack(message: ToLauncher | FromLauncher) -> bytes:
+    return _encoder.encode(message)
+
+
+def to_launcher(packet: bytes) -> ToLauncher:
+    return _to_launcher.decode(packet)
+
+
+def from_launcher(packet: bytes) -> FromLauncher:
+    return _from_launcher.decode(packet)
+
+
+class Plain(msgspec.Struct, frozen=True, tag="plain"):
+    """The source is a plain program: its standard output is the result."""
+
+
+class Log(msgspec.Struct, frozen=True, tag="log"):
+    level: LogType
+
+
+class ResultHead(msgspec.Struct, frozen=True, tag="result"):
+    status_code: int
+    content_type: str
+    headers: list[tuple[str, str]]
+
+
+class Failed(msgspec.Struct, frozen=True, tag="failed"):
+    kind: OutcomeKind
+    message: str
+    dropped: int = 0
+
+
+class Done(msgspec.Struct, frozen=True, tag="done"):
+    dropped: int = 0
+
+
+FrameHead = Plain | Log | ResultHead | Failed | Done
+_frame_head = msgspec.json.Decoder(FrameHead)
+
+
+class Malformed(ValueError):
+    """The action's side of the channel sent what is no frame, or one that is too big."""
+
+
+def job_frame(job: Job, max_log_bytes: int, max_result_bytes: int) -> bytes:
+    source = job.source.encode("utf-8", "surrogatepass")
+    head: dict[str, Any] = {
+        "type": "job",
+        "source_bytes": len(source),
+        "method": job.method,
+        "path": job.path,
+        "params": job.params,
+        "headers": job.headers,
+        "limits": job.limits,
+        "max_log_bytes": max_log_bytes,
+        "max_result_bytes": max_result_bytes,
+    }
+    header = _encoder.encode(head)
+    return b"".join((_LENGTHS.pack(len(header), len(source) + len(job.body)), header, source, job.body))
+
+
+class FrameReader:
+    """Takes bytes as they come, gives frames as they are whole."""
+
+    def __init__(self, max_result_bytes: int) -> None:
+        self._buffer = bytearray()
+        self._max_blob = max(max_result_bytes, MAX_LOG_CONTENT_BYTES)
+
+    def feed(self, data: bytes) -> list[tuple[FrameHead, bytes]]:
+        """The frames that are whole now; raises `Malformed`."""
+        self._buffer += data
+        frames = []
+        while (frame := self._next()) is not None:
+            frames.append(frame)
+        return frames
+
+    def _next(self) -> tuple[FrameHead, bytes] | None:
+        buffer = self._buffer
+        if len(buffer) < _LENGTHS.size:
+            return None
+        header_bytes, blob_bytes = _LENGTHS.unpack_from(buffer)
+        if header_bytes > MAX_HEADER_BYTES or blob_bytes > self._max_blob:
+            raise Malformed("a frame is too big")
+        end = _LENGTHS.size + header_bytes + blob_bytes
+        if len(buffer) < end:
+            return None
+        try:
+            head = _frame_head.decode(bytes(buffer[_LENGTHS.size : _LENGTHS.size + header_bytes]))
+        except msgspec.MsgspecError as error:
+            raise Malformed("a frame can't be read") from error
+        blob = bytes(buffer[_LENGTHS.size + header_bytes : end])
+        del buffer[:end]
+        return head, blob
