@@ -140,13 +140,18 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action="version", version=f"codeactions {__version__}")
     verbs = top.add_subparsers(dest="verb", metavar="VERB", required=True)
     for name, verb in VERBS.items():
-        shown = {} if verb.is_internal else {"help": verb.summary}
-        verb.arguments(verbs.add_parser(name, description=verb.description or verb.summary.capitalize() + ".", **shown))
+        description = verb.description or verb.summary.capitalize() + "."
+        # Only a verb with a help text is listed.
+        verb.arguments(
+            verbs.add_parser(name, description=description)
+            if verb.is_internal
+            else verbs.add_parser(name, description=description, help=verb.summary)
+        )
     return top
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The exit status; wrong usage leaves through argparse with 2. A start that can't be is one line, anything else a traceback."""
+    """The exit status; wrong usage leaves through argparse with 2. A start that can't be is one line, all else a traceback."""
     arguments = parser().parse_args(argv)
     try:
         return VERBS[arguments.verb].run(arguments)

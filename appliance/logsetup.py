@@ -1,7 +1,7 @@
 """The program's own log, on stderr: a fixed event with fields, as its reader can use it best.
 
-On a terminal lines for people; under systemd the journal's native fields, so that `journalctl RUN_ID=…` works; else a JSON object a
-line. The standard library's loggers (Hypercorn, Quart, warnings) end in the same place. What a run logs doesn't come here.
+On a terminal lines for people; under systemd the journal's native fields, so that `journalctl RUN_ID=…` works; else a JSON
+object a line. The standard library's loggers (Hypercorn, Quart, warnings) end in the same place. What a run logs doesn't come here.
 """
 
 import logging
@@ -33,8 +33,8 @@ class Style(StrEnum):
 
 
 def style_of(stream: TextIO, journal_stream: str) -> Style:
-    """`journal_stream` is $JOURNAL_STREAM: systemd's device and inode of the stream it connected to the journal. A stream that was
-    redirected since isn't that one any more."""
+    """`journal_stream` is $JOURNAL_STREAM: device and inode of the stream that systemd connected to the journal. One that was
+    redirected since isn't that stream any more."""
     if stream.isatty():
         return Style.TERMINAL
     about = os.fstat(stream.fileno())
@@ -42,7 +42,7 @@ def style_of(stream: TextIO, journal_stream: str) -> Style:
 
 
 def configure(level: str, style: Style) -> None:
-    """Sends everything of `level` and above to stderr, or, in the journal's style, to the journal. Once, at the start of the program."""
+    """Sends everything of `level` and above to stderr, or, in the journal's style, to the journal. Once, at the start."""
     structlog.configure(
         processors=_processors(style),
         wrapper_class=structlog.make_filtering_bound_logger(LEVELS[level]),
@@ -85,7 +85,7 @@ def _factory(style: Style) -> Callable[..., WrappedLogger]:
 
 def _as_json(_: WrappedLogger, __: str, event: EventDict) -> bytes:
     head = {"timestamp": event.pop("timestamp", ""), "level": event.pop("level", ""), "event": event.pop("event", "")}
-    return _encode(head | event)
+    return _encode({**head, **event})
 
 
 def _as_fields(_: WrappedLogger, __: str, event: EventDict) -> tuple[tuple[()], dict[str, Any]]:
@@ -96,8 +96,8 @@ def _as_fields(_: WrappedLogger, __: str, event: EventDict) -> tuple[tuple[()], 
 
 
 class Journal:
-    """Writes to journald by its native protocol (systemd's JOURNAL_NATIVE_PROTOCOL); what it doesn't take goes to stderr as JSON, with
-    the priority prefix that the journal understands there. A logger as structlog calls it: one method a level."""
+    """Writes to journald by its native protocol (systemd's JOURNAL_NATIVE_PROTOCOL); what it doesn't take goes to stderr as JSON,
+    with the priority prefix that the journal understands there. A logger as structlog calls it: one method a level."""
 
     def __init__(self, path: str) -> None:
         self._path = path
@@ -129,9 +129,8 @@ def native(fields: Mapping[str, Any]) -> bytes:
         "SYSLOG_IDENTIFIER": IDENTIFIER,
         "EVENT": event,
     }
-    return b"".join(
-        _field(name, value) for name, value in (entry | {_field_name(key): value for key, value in rest.items()}).items()
-    )
+    named = {_field_name(key): value for key, value in rest.items()}
+    return b"".join(_field(name, value) for name, value in (named | entry).items())
 
 
 def _text(value: object) -> str:
