@@ -1,0 +1,117 @@
+"""An exception that the action didn't catch, in words for its author: what kind of end it is, one line, the traceback.
+
+The traceback shows the author's frames only: not the engine's, not the standard library's.
+"""
+
+import errno
+import linecache
+import traceback
+from collections.abc import Iterator
+from types import TracebackType
+from typing import NamedTuple
+
+from engines.python.source import FILE, MODULE
+from engines.python.text import cut_middle
+
+_MAX_MESSAGE = 500  # characters: the message is one line of a JSON answer
+_MIB = 1024 * 1024
+_FORKS = frozenset({"fork", "forkpty", "fork_exec", "_fork_exec", "posix_spawn", "posix_spawnp"})
+
+
+class Failure(NamedTuple):
+    kind: str
+    message: str
+    traceback: str
+
+
+def failure_of(error: BaseException, limits: dict[str, object]) -> Failure:
+    """`limits` has the contract's keys. Frees what the frames of a MemoryError hold before it says anything."""
+    if isinstance(error, MemoryError):
+        traceback.clear_frames(error.__traceback__)
+    shown = traceback.TracebackException(type(error), error, error.__traceback__, lookup_lines=False)
+    for each in _all(shown, set()):
+        _keep_user_frames(each)
+        _add_source_line(each)
+    text = cut_middle("".join(line.removeprefix(f"{MODULE}.") for line in shown.format()).rstrip("\n"))
+    kind, message = _kind(error, limits)
+    return Failure(kind, message + _place(shown), text)
+
+
+def _all(shown: traceback.TracebackException, seen: set[int]) -> Iterator[traceback.TracebackException]:
+    """It, what caused it, and the members of a group."""
+    if id(shown) in seen:
+        return
+    seen.add(id(shown))
+    yield shown
+    related = [shown.__cause__, shown.__context__, *(shown.exceptions or ())]
+    for other in filter(None, related):
+        yield from _all(other, seen)
+
+
+def _keep_user_frames(shown: traceback.TracebackException) -> None:
+    frames = [frame for frame in shown.stack if is_user_file(frame.filename)]
+    # None leaves the heading "Traceback …" out, which an empty list would not.
+    shown.stack = traceback.StackSummary.from_list(frames) if frames else None  # type: ignore[assignment]
+
+
+def is_user_file(name: str) -> bool:
+    """The source itself, what it made by exec, and modules that it wrote to its own /tmp."""
+    return name == FILE or name.startswith("/tmp/") or (name.startswith("<") and not name.startswith("<frozen"))
+
+
+def _add_source_line(shown: traceback.TracebackException) -> None:
+    """The compiler, unlike the parser, looks for the line in a file, and there is none."""
+    if _is_of_source(shown) and not getattr(shown, "text", None) and shown.lineno:
+        shown.text = linecache.getline(FILE, int(shown.lineno))
+
+
+def _is_of_source(shown: traceback.TracebackException) -> bool:
+    return getattr(shown, "filename", None) == FILE
+
+
+def _place(shown: traceback.TracebackException) -> str:
+    if not shown.stack and _is_of_source(shown):
+        return f" (line {shown.lineno})"
+    lines = [frame.lineno for frame in shown.stack or () if frame.filename == FILE]
+    return f" (line {lines[-1]})" if lines else ""
+
+
+def _kind(error: BaseException, limits: dict[str, object]) -> tuple[str, str]:
+    if isinstance(error, MemoryError):
+        limit = limits.get("memory_bytes")
+        return "out_of_memory", "out of memory" + (f": the limit is {limit // _MIB} MiB" if isinstance(limit, int) else "")
+    if _is_refused_process(error):
+        return "too_many_processes", f"too many processes or threads: the limit is {limits.get('tasks')}"
+    return "error", summary(error)
+
+
+def _is_refused_process(error: BaseException) -> bool:
+    """A fork or thread that the kernel refused. EAGAIN from anything else, a non-blocking socket say, isn't that."""
+    if isinstance(error, RuntimeError):
+        return str(error).startswith("can't start new thread")
+    if not isinstance(error, BlockingIOError) or error.errno != errno.EAGAIN:
+        return False
+    return not _FORKS.isdisjoint(_last_names(error.__traceback__))
+
+
+def _last_names(trace: TracebackType | None) -> tuple[str, ...]:
+    """The names used by the function that raised."""
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace.tb_frame.f_code.co_names if trace is not None else ()
+
+
+def summary(error: BaseException) -> str:
+    """Type and message on one line."""
+    kind = type(error)
+    name = kind.__qualname__ if kind.__module__ in ("builtins", "__main__", MODULE) else f"{kind.__module__}.{kind.__qualname__}"
+    try:
+        text = error.msg if isinstance(error, SyntaxError) else str(error)
+    except Exception:  # the author's own __str__
+        text = "<its str() failed>"
+    return one_line(f"{name}: {text}" if text else name)
+
+
+def one_line(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= _MAX_MESSAGE else line[: _MAX_MESSAGE - 1] + "…"

@@ -1,0 +1,61 @@
+"""A zygote for tests: preloads the engine, then forks a worker for each request on the socket that is its descriptor 0.
+
+Request: limits as JSON, with the worker's four descriptors (job, out, stdout, stderr). Answer: "ready", and later the
+wait status in decimal. The real one, with its cage, is the appliance's; the engine can't tell them apart.
+"""
+
+import json
+import os
+import resource
+import socket
+import traceback
+from typing import Any
+
+import engines.python.preload  # noqa: F401
+from engines.python.worker import run_job
+
+
+def main() -> None:
+    server = socket.socket(fileno=os.dup(0))
+    while True:
+        message, fds, _flags, _address = socket.recv_fds(server, 4096, 4)
+        if not message:
+            return
+        pid = os.fork()
+        if pid == 0:
+            server.close()
+            work(json.loads(message), fds)
+        for fd in fds:
+            os.close(fd)
+        server.send(str(os.waitpid(pid, 0)[1]).encode())
+
+
+def work(request: dict[str, Any], fds: list[int]) -> None:
+    status = 70
+    try:
+        job_fd, out_fd, stdout, stderr = fds
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        os.dup2(stdout, 1)
+        os.dup2(stderr, 2)
+        os.close(stdout)
+        os.close(stderr)
+        os.chdir("/tmp")
+        status = run_job(job_fd, out_fd, confine=lambda _limits: apply(request))
+    except BaseException:
+        os.write(2, traceback.format_exc().encode())
+    finally:
+        os._exit(status)
+
+
+def apply(request: dict[str, Any]) -> None:
+    if "memory_bytes" in request:
+        resource.setrlimit(resource.RLIMIT_DATA, (request["memory_bytes"],) * 2)
+    if "tasks" in request:
+        resource.setrlimit(resource.RLIMIT_NPROC, (request["tasks"],) * 2)
+        if os.getuid() == 0:  # root is exempt from the limit; a uid of its own has only its own processes counted
+            os.setresgid(request["uid"], request["uid"], request["uid"])
+            os.setresuid(request["uid"], request["uid"], request["uid"])
+
+
+if __name__ == "__main__":
+    main()
