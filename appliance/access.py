@@ -30,6 +30,7 @@ class Principal(msgspec.Struct, frozen=True, kw_only=True):
 
 
 ADMIN = Principal(kind=Kind.ADMIN)
+ANYBODY = Principal(kind=Kind.USER)  # who wasn't asked; has no role anywhere
 
 
 class Access:

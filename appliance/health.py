@@ -150,9 +150,7 @@ class Health:
     def _warnings(self, free: int) -> tuple[str, ...]:
         if free >= self._min_free_disk:
             return ()
-        return (
-            f"low disk: {free} bytes are free, MIN_FREE_DISK is {self._min_free_disk}: bodies and results of runs are cut",
-        )
+        return (f"low disk: {free} bytes are free, MIN_FREE_DISK is {self._min_free_disk}: bodies and results of runs are cut",)
 
 
 async def _asked(name: str, probe: Probe) -> Service:
@@ -168,17 +166,17 @@ async def _asked(name: str, probe: Probe) -> Service:
     return Service(status=status, message=message, latency=round(time.monotonic() - began, 6), timestamp=now())
 
 
-def standalone_probes(storage: Storage, languages: Mapping[Language, str]) -> dict[str, Probe]:
-    """The probes of an appliance that has only its embedded parts."""
+def standalone_probes(storage: Storage, languages: Mapping[Language, str], floor: str) -> dict[str, Probe]:
+    """The probes of an appliance that has only its embedded parts. `floor`: what keeps runs from starting; empty when nothing does."""
     return {
         "database": _database(storage),
         "redis": _says("not configured: limits and locks are this process's own"),
         "rabbitmq": _says("not configured: no events are consumed"),
         "s3": _says("not configured: logs are kept in the database"),
         "systemd": _says(_systemd_message()),
-        "engine_python": _engine(languages, Language.PYTHON),
-        "engine_javascript": _engine(languages, Language.JAVASCRIPT),
-        "engine_go": _engine(languages, Language.GO),
+        "engine_python": _engine(languages, Language.PYTHON, floor),
+        "engine_javascript": _engine(languages, Language.JAVASCRIPT, floor),
+        "engine_go": _engine(languages, Language.GO, floor),
     }
 
 
@@ -193,9 +191,11 @@ def _database(storage: Storage) -> Probe:
     return probe
 
 
-def _engine(languages: Mapping[Language, str], language: Language) -> Probe:
+def _engine(languages: Mapping[Language, str], language: Language, floor: str) -> Probe:
     async def probe() -> str:
         if version := languages.get(language):
+            if floor:
+                raise Unhealthy(f"no run can start on this host: {floor}")
             return version
         if language is Language.PYTHON:
             raise Unhealthy("no Python engine: no action can run")
