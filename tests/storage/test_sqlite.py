@@ -1,0 +1,394 @@
+"""What only the embedded store has: a file that outlives the process, one owner, a full disk, threads that must not block."""
+
+import contextlib
+import os
+import re
+import resource
+import sqlite3
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import trio
+import trio.testing
+
+from appliance.entities import CodeRun, RunStatus
+from appliance.errors import Conflict, NotFound, StoreFailed
+from appliance.storage import CannotOpen, open_storage
+from appliance.storage.interface import RunQuery, Storage
+from appliance.storage.sqlite import codes, logs, migrations, runs
+from tests.storage.builders import a_code, a_log, a_run, minutes
+
+MIB = 1024 * 1024
+ALL_RUNS = RunQuery(code_id="code-1", limit=100_000)
+
+
+def whole(state_dir: Path) -> bool:
+    with sqlite3.connect(state_dir / "codeactions.db") as connection:
+        answer = connection.execute("PRAGMA integrity_check").fetchall()
+    connection.close()
+    return answer == [("ok",)]
+
+
+@contextmanager
+def locked(state_dir: Path) -> Iterator[None]:
+    """Somebody's sqlite3 shell in the middle of a transaction."""
+    connection = sqlite3.connect(state_dir / "codeactions.db", isolation_level=None)
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+    finally:
+        connection.close()
+
+
+@contextmanager
+def files_bounded_to(size: int) -> Iterator[None]:
+    """No file of this process grows past `size`: a disk without space that needs no privilege."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", folder], check=False, capture_output=True).returncode:
+        pytest.skip("mounting a small disk takes root")
+    yield folder
+    subprocess.run(["umount", folder], check=True)
+
+
+# The file
+
+
+async def test_what_was_stored_is_there_when_opened_again(tmp_path: Path) -> None:
+    run = a_run()
+    async with open_storage("sqlite", tmp_path) as storage:
+        await storage.runs.create(run)
+    async with open_storage("sqlite", tmp_path) as storage:
+        assert await storage.runs.get(run.id) == run
+
+
+async def test_a_clean_end_leaves_one_file_that_only_its_owner_reads(tmp_path: Path) -> None:
+    state_dir = tmp_path / "var" / "state"
+    async with open_storage("sqlite", state_dir) as storage:
+        await storage.runs.create(a_run())
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in state_dir.iterdir()}
+    assert modes == {"codeactions.db": 0o600, "lock": 0o600}
+    assert stat.S_IMODE(state_dir.stat().st_mode) == 0o700
+
+
+async def test_every_acknowledged_row_survives_kill_9(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "tests.storage.writes_until_killed", str(tmp_path)]
+    acknowledged: list[str] = []
+    for _ in range(3):
+        acknowledged += await trio.to_thread.run_sync(killed_after_300_lines, command)
+    async with open_storage("sqlite", tmp_path) as storage:
+        kept = {run.id for run in await storage.runs.page(ALL_RUNS)}
+        logged = {entry.id for entry in (await storage.logs.page(None, "code-1", 1, 100_000)).entries}
+    assert len(acknowledged) >= 900
+    assert set(acknowledged) <= kept
+    assert set(acknowledged) <= logged
+    assert whole(tmp_path)
+
+
+async def test_a_second_opener_is_refused_in_one_line_that_names_the_first(tmp_path: Path) -> None:
+    async with open_storage("sqlite", tmp_path):
+        with pytest.raises(CannotOpen, match=rf"^the state directory .* is in use by another process \(pid {os.getpid()}\)$"):
+            async with open_storage("sqlite", tmp_path):
+                pass
+    async with open_storage("sqlite", tmp_path):
+        pass
+
+
+async def test_a_state_directory_that_cant_be_made_is_refused_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(CannotOpen, match=r"^the state directory .*file/state can't be used: "):
+        async with open_storage("sqlite", tmp_path / "file" / "state"):
+            pass
+
+
+async def test_a_file_that_is_no_database_is_refused_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "codeactions.db").write_text("not a database, but long enough to have a header" * 100)
+    with pytest.raises(CannotOpen, match=r"^the database .*codeactions.db can't be opened: .*not a database$"):
+        async with open_storage("sqlite", tmp_path):
+            pass
+
+
+async def test_an_unknown_type_of_store_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CannotOpen, match="'oracle'"):
+        async with open_storage("oracle", tmp_path):
+            pass
+
+
+def killed_after_300_lines(command: list[str]) -> list[str]:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as writer:
+        assert writer.stdout is not None
+        lines = [writer.stdout.readline() for _ in range(300)]
+        writer.kill()
+        lines += [line for line in writer.stdout if line.endswith("\n")]
+    return [line.strip() for line in lines]
+
+
+# Group commit
+
+
+async def test_sixty_four_writers_at_once_each_get_their_own_rows_stored(tmp_path: Path) -> None:
+    written = [[a_run() for _ in range(20)] for _ in range(64)]
+
+    async def write(storage: Storage, mine: list[CodeRun]) -> None:
+        for run in mine:
+            await storage.runs.create(run)
+            assert await storage.runs.get(run.id) == run
+
+    async with open_storage("sqlite", tmp_path) as storage:
+        async with trio.open_nursery() as nursery:
+            for mine in written:
+                nursery.start_soon(write, storage, mine)
+        assert len(await storage.runs.page(ALL_RUNS)) == 64 * 20
+    assert whole(tmp_path)
+
+
+async def test_a_writer_that_is_refused_hurts_none_of_its_group(tmp_path: Path) -> None:
+    there = a_run()
+    refused: list[str] = []
+
+    async def write(storage: Storage, run: CodeRun) -> None:
+        try:
+            await storage.runs.create(run)
+        except Conflict:
+            refused.append(run.id)
+
+    async with open_storage("sqlite", tmp_path) as storage:
+        await storage.runs.create(there)
+        async with trio.open_nursery() as nursery:
+            for number in range(60):
+                nursery.start_soon(write, storage, a_run(id=there.id) if number % 3 else a_run())
+        assert refused == [there.id] * 40
+        assert len(await storage.runs.page(ALL_RUNS)) == 1 + 20
+
+
+async def test_a_row_outside_the_contracts_bounds_is_refused_and_the_store_goes_on(tmp_path: Path) -> None:
+    async with open_storage("sqlite", tmp_path) as storage:
+        for timeout in (4, 301):
+            with pytest.raises(sqlite3.IntegrityError, match="timeout"):
+                await storage.codes.create(a_code(timeout=timeout))
+        await storage.codes.create(a_code())
+
+
+async def test_a_batch_of_logs_that_fails_in_the_middle_stores_none(tmp_path: Path) -> None:
+    async with open_storage("sqlite", tmp_path) as storage:
+        with pytest.raises(UnicodeEncodeError):
+            await storage.logs.append([a_log(), a_log(content="\ud800"), a_log()])
+        assert (await storage.logs.page("run-1", None, 1, 20)).total == 0
+
+
+# Cancellation and the loop
+
+
+async def test_cancelled_writers_leave_the_store_whole_and_working(tmp_path: Path) -> None:
+    async with open_storage("sqlite", tmp_path) as storage:
+        for _ in range(10):
+            with trio.move_on_after(0.003):
+                async with trio.open_nursery() as nursery:
+                    for _ in range(20):
+                        nursery.start_soon(storage.runs.create, a_run(body="x" * 10_000))
+                        nursery.start_soon(storage.runs.page, ALL_RUNS)
+        run = a_run()
+        await storage.runs.create(run)
+        assert await storage.runs.get(run.id) == run
+        assert await storage.runs.page(ALL_RUNS)
+    assert whole(tmp_path)
+
+
+async def test_what_was_handed_in_is_stored_although_its_caller_left(tmp_path: Path) -> None:
+    run = a_run()
+    async with open_storage("sqlite", tmp_path) as storage, trio.open_nursery() as nursery:
+        nursery.start_soon(storage.runs.create, run)
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+    async with open_storage("sqlite", tmp_path) as storage:
+        assert await storage.runs.get(run.id) == run
+
+
+async def test_the_loop_is_never_blocked_for_100_ms_while_large_results_come_and_go(tmp_path: Path) -> None:
+    longest = 0.0
+
+    async def watch() -> None:
+        nonlocal longest
+        while True:
+            before = time.perf_counter()
+            await trio.sleep(0.001)
+            longest = max(longest, time.perf_counter() - before)
+
+    async with open_storage("sqlite", tmp_path) as storage, trio.open_nursery() as nursery:
+        nursery.start_soon(watch)
+        for _ in range(5):
+            run = a_run(body="b" * 10 * MIB)
+            await storage.runs.create(run)
+            await storage.runs.finish(run.id, RunStatus.COMPLETED, "é" * 5 * MIB, {}, run.created_at)
+            await storage.runs.get(run.id)
+        nursery.cancel_scope.cancel()
+    assert longest < 0.1
+
+
+async def test_a_small_write_waits_only_briefly_behind_the_deletion_of_large_runs(tmp_path: Path) -> None:
+    async with open_storage("sqlite", tmp_path) as storage:
+        for _ in range(20):
+            await storage.runs.create(a_run(body="b" * 10 * MIB))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(storage.runs.delete_older, minutes(1), 1000)
+            await trio.testing.wait_all_tasks_blocked()
+            before = time.perf_counter()
+            await storage.runs.create(a_run())
+            waited = time.perf_counter() - before
+    assert waited < 1
+
+
+# A store that fails
+
+
+async def test_a_locked_database_is_a_failed_store_until_it_is_given_back(tmp_path: Path) -> None:
+    run = a_run()
+    async with open_storage("sqlite", tmp_path) as storage:
+        with locked(tmp_path):
+            with pytest.raises(StoreFailed, match="SQLITE_BUSY"):
+                await storage.runs.create(run)
+            with pytest.raises(StoreFailed):
+                await storage.check()
+            with pytest.raises(NotFound):
+                await storage.runs.get(run.id)
+        await storage.runs.create(run)
+        await storage.check()
+
+
+async def test_a_full_disk_fails_the_write_changes_nothing_and_is_over_once_there_is_space(small_disk: Path) -> None:
+    run, ballast = a_run(), small_disk / "ballast"
+    async with open_storage("sqlite", small_disk / "state") as storage:
+        await storage.runs.create(run)
+        fill(ballast)
+        with pytest.raises(StoreFailed, match="full"):
+            await storage.runs.finish(run.id, RunStatus.COMPLETED, "r" * MIB, {}, run.created_at)
+        assert await storage.runs.get(run.id) == run
+        ballast.unlink()
+        assert await storage.runs.finish(run.id, RunStatus.COMPLETED, "r" * MIB, {}, run.created_at)
+    assert whole(small_disk / "state")
+
+
+async def test_on_a_disk_that_is_almost_full_a_small_write_isnt_hurt_by_a_large_one(tmp_path: Path) -> None:
+    small, failed = [a_run() for _ in range(20)], []
+
+    async def write_large(storage: Storage) -> None:
+        try:
+            await storage.runs.create(a_run(body="b" * 8 * MIB))
+        except StoreFailed as error:
+            failed.append(error)
+
+    async with open_storage("sqlite", tmp_path) as storage:
+        with files_bounded_to(4 * MIB):
+            async with trio.open_nursery() as nursery:
+                for number, run in enumerate(small):
+                    nursery.start_soon(storage.runs.create, run)
+                    if number % 4 == 0:
+                        nursery.start_soon(write_large, storage)
+        kept = await storage.runs.page(ALL_RUNS)
+    assert len(failed) == 5
+    assert {run.id for run in kept} == {run.id for run in small}
+    assert whole(tmp_path)
+
+
+async def test_a_closed_store_fails_and_doesnt_hang(tmp_path: Path) -> None:
+    async with open_storage("sqlite", tmp_path) as storage:
+        pass
+    with trio.fail_after(10), pytest.raises(StoreFailed, match="closed"):
+        await storage.runs.create(a_run())
+
+
+def fill(ballast: Path) -> None:
+    with ballast.open("wb", buffering=0) as file:
+        for size in (64 * 1024, 4096, 1):
+            with contextlib.suppress(OSError):  # no space for one more of this size
+                while True:
+                    file.write(b"x" * size)
+
+
+# Migrations: data goes in before each, and is checked after it
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Iterator[sqlite3.Connection]:
+    connection = sqlite3.connect(tmp_path / "codeactions.db", isolation_level=None)
+    yield connection
+    connection.close()
+
+
+def test_migration_1_makes_the_tables_and_leaves_what_else_is_in_the_file(file: sqlite3.Connection) -> None:
+    file.execute("CREATE TABLE notes (text)")
+    file.execute("INSERT INTO notes VALUES ('mine')")
+    migrations.apply(file, upto=1)
+    tables = {name for (name,) in file.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")}
+    assert tables == {"codes", "coderuns", "instances", "codelogs", "codelibs", "user_permissions", "projects", "notes"}
+    assert file.execute("SELECT text FROM notes").fetchall() == [("mine",)]
+    assert migrations.version(file) == 1
+
+
+def test_a_run_may_name_a_code_that_isnt_there(file: sqlite3.Connection) -> None:
+    migrations.apply(file)
+    assert file.execute("PRAGMA foreign_key_list(coderuns)").fetchall() == []
+
+
+def test_a_migration_that_fails_has_not_happened(file: sqlite3.Connection) -> None:
+    file.execute("CREATE TABLE projects (x)")
+    with pytest.raises(sqlite3.OperationalError, match="projects already exists"):
+        migrations.apply(file)
+    assert migrations.version(file) == 0
+    assert [name for (name,) in file.execute("SELECT name FROM sqlite_schema")] == ["projects"]
+
+
+async def test_a_database_of_a_newer_release_is_refused_in_one_line_and_left_as_it_is(tmp_path: Path) -> None:
+    async with open_storage("sqlite", tmp_path):
+        pass
+    with sqlite3.connect(tmp_path / "codeactions.db") as connection:
+        connection.execute("PRAGMA user_version = 99")
+    connection.close()
+    before = (tmp_path / "codeactions.db").read_bytes()
+    with pytest.raises(CannotOpen, match=r"^the database .* has schema version 99, written by a newer release; .* up to 1$"):
+        async with open_storage("sqlite", tmp_path):
+            pass
+    assert (tmp_path / "codeactions.db").read_bytes() == before
+
+
+# Indexes
+
+QUERIES = [
+    codes.GET,
+    codes.OF_PROJECT,
+    codes.UPDATE,
+    runs.GET,
+    runs.PAGE,
+    runs.START,
+    runs.FINISH,
+    runs.OPEN,
+    runs.DELETE_OLDER,
+    logs.GET,
+    logs.DELETE_OLDER,
+    *(logs.PAGE.format(matching=matching) for given, matching in logs.MATCHING.items() if any(given)),
+    *(logs.COUNT.format(matching=matching) for given, matching in logs.MATCHING.items() if any(given)),
+]
+
+
+@pytest.mark.parametrize("query", QUERIES)
+def test_no_query_reads_a_whole_table_or_sorts(file: sqlite3.Connection, query: str) -> None:
+    migrations.apply(file)
+    given = dict.fromkeys(re.findall(r":(\w+)", query), 1)
+    plan = [detail for _, _, _, detail in file.execute("EXPLAIN QUERY PLAN " + query, given)]
+    assert not [step for step in plan if "TEMP B-TREE" in step or (step.startswith("SCAN") and "INDEX" not in step)], plan
