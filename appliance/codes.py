@@ -1,4 +1,4 @@
-"""The rules of creating and changing a code: size → type → language → limits → blacklist. Permission comes before, in the caller."""
+"""The rules of creating and changing a code: size → type → language → limits → blacklist. The caller has seen to permission."""
 
 from collections.abc import Collection, Mapping
 from typing import Annotated, TypeVar
@@ -186,7 +186,7 @@ def _member(field: str, kind: type[E], value: str, *more: str) -> E:
     try:
         return kind(value)
     except ValueError:
-        raise Invalid(field, f"takes {_spelled([*kind, *more])}") from None
+        raise Invalid(field, f"takes {_spelled([*(str(member) for member in kind), *more])}") from None
 
 
 def _text(source: bytes) -> str:

@@ -167,7 +167,7 @@ async def _asked(name: str, probe: Probe) -> Service:
 
 
 def standalone_probes(storage: Storage, languages: Mapping[Language, str], floor: str) -> dict[str, Probe]:
-    """The probes of an appliance that has only its embedded parts. `floor`: what keeps runs from starting; empty when nothing does."""
+    """The probes of an appliance with only its embedded parts. `floor`: what keeps runs from starting, empty if nothing does."""
     return {
         "database": _database(storage),
         "redis": _says("not configured: limits and locks are this process's own"),

@@ -12,7 +12,6 @@ from hashlib import sha256
 from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
-from prometheus_client.utils import floatToGoString
 
 from appliance.entities import Code
 from appliance.runner.outcome import Outcome
@@ -145,10 +144,7 @@ _COUNTERS: tuple[tuple[str, str, Callable[[CodeSeries], int]], ...] = (
 
 
 def _plain_counter(name: str, text: str, samples: Iterable[tuple[str, str, int]]) -> str:
-    lines = (
-        f'{name}{{code_id="{code_id}",project_uuid="{_escaped(project)}"}} {floatToGoString(value)}\n'
-        for code_id, project, value in samples
-    )
+    lines = (f'{name}{{code_id="{code_id}",project_uuid="{_escaped(project)}"}} {value}\n' for code_id, project, value in samples)
     return f"# HELP {name} {text}\n# TYPE {name} counter\n{''.join(lines)}"
 
 
@@ -168,7 +164,7 @@ class _Elapsed(Collector):
 
 
 def _cumulated(buckets: list[int]) -> list[tuple[str, float]]:
-    bounds = [*map(floatToGoString, RUN_BUCKETS), "+Inf"]
+    bounds = [*map(str, RUN_BUCKETS), "+Inf"]
     return [(bound, float(sum(buckets[: at + 1]))) for at, bound in enumerate(bounds)]
 
 

@@ -96,7 +96,7 @@ def _is_executed(content_type: str) -> bool:
     return any(one in _EXECUTED or one.endswith("+xml") for one in types)
 
 
-_FAILURES = {status: Message for status in (400, 404, 408, 413, 429, 500, 503)}
+_FAILURES = dict.fromkeys((400, 404, 408, 413, 429, 500, 503), Message)
 
 ROUTES = (
     Route(

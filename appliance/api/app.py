@@ -21,7 +21,7 @@ from appliance.access import Access
 from appliance.api import actions, codes, failures, health, logs, metrics, runs, wire
 from appliance.api.auth import authenticate
 from appliance.api.incoming import query_of
-from appliance.api.middleware import ROUTE, Cors, RequestLog
+from appliance.api.middleware import Cors, RequestLog, note_route
 from appliance.api.openapi import document
 from appliance.api.routes import ANY, NEVER, Auth, Context, Reply, Route, response
 from appliance.calls import Calls
@@ -43,7 +43,10 @@ class Services:
 
 
 class ApiOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """`trusted_proxies`: addresses or networks. `ui_path`: where a browser that asks for `/` is sent; None as long as there are no pages."""
+    """`trusted_proxies`: addresses or networks.
+
+    `ui_path`: where a browser that asks for `/` is sent; None as long as there are no pages.
+    """
 
     version: str
     rules: Rules
@@ -99,7 +102,7 @@ def _by_path(routes: Iterable[Route]) -> dict[str, dict[str, Route]]:
 
 def _serve(app: QuartTrio, services: Services, options: ApiOptions, path: str, routes: dict[str, Route]) -> None:
     async def view(**ids: str) -> Response:
-        return await _answer(services, options, routes, current_request._get_current_object(), next(iter(ids.values()), ""))
+        return await _answer(services, options, routes, _request(), next(iter(ids.values()), ""))
 
     # No list of methods: `routes` says which there are, and an action takes each that a client sends.
     rule = app.url_rule_class(path.replace("{", "<").replace("}", ">"), endpoint=path)
@@ -107,10 +110,16 @@ def _serve(app: QuartTrio, services: Services, options: ApiOptions, path: str, r
     app.view_functions[path] = view
 
 
+def _request() -> Request:
+    """The request itself rather than Quart's proxy of it, which looks it up at every use."""
+    found: Request = current_request._get_current_object()  # type: ignore[attr-defined]
+    return found
+
+
 async def _answer(services: Services, options: ApiOptions, routes: dict[str, Route], request: Request, id_: str) -> Response:
     method = request.method
     route = _route(routes, method)
-    request.scope[ROUTE] = (route or next(iter(routes.values()))).path  # type: ignore[typeddict-unknown-key]
+    note_route(request.scope, (route or next(iter(routes.values()))).path)
     if route is None:
         return response(failures.not_allowed(_allowed(routes)))
     if method == "OPTIONS":

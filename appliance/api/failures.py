@@ -1,4 +1,4 @@
-"""Every error is `{"message": …}` with its status; a defect of ours is logged with its traceback, and the caller is told no more."""
+"""Every error is `{"message": …}` with its status; a defect of ours is logged with its traceback, which nobody is shown."""
 
 import math
 

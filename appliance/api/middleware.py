@@ -1,4 +1,4 @@
-"""What surrounds every request, outermost first: the request log, then CORS. They are ASGI, so that an unknown path has them too."""
+"""What surrounds every request, outermost first: request log, CORS. They are ASGI, so that an unknown path has them too."""
 
 import time
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
@@ -28,6 +28,11 @@ Networks = tuple[IPv4Network | IPv6Network, ...]
 log = structlog.get_logger()
 
 
+def note_route(scope: Any, path: str) -> None:
+    """For the log and the metrics."""
+    scope[ROUTE] = path
+
+
 class RequestLog:
     """One line and one count a request: what was asked, what was answered, how long it took."""
 
@@ -38,7 +43,8 @@ class RequestLog:
 
     async def __call__(self, scope: Any, receive: Any, send: Send) -> None:
         if scope["type"] != "http":
-            return await self._app(scope, receive, send)
+            await self._app(scope, receive, send)
+            return
         began = time.perf_counter()
         status = 499  # the client went away before there was an answer
 
@@ -97,7 +103,8 @@ class Cors:
 
     async def __call__(self, scope: Any, receive: Any, send: Send) -> None:
         if scope["type"] != "http":
-            return await self._app(scope, receive, send)
+            await self._app(scope, receive, send)
+            return
         added = self._headers(scope)
 
         async def allowed(message: Message) -> None:

@@ -64,7 +64,7 @@ async def project_of_run(storage: Storage, run: CodeRun) -> str:
 
 
 async def project_of_code(storage: Storage, code_id: str) -> tuple[str, str]:
-    """The code's own id, since it may have been asked for by its ObjectID, and its project; it may be deleted, and its runs left."""
+    """The code's own id, since it may be asked for by its ObjectID, and its project; also of a deleted one with runs left."""
     try:
         code = await storage.codes.get(code_id)
     except NotFound:
