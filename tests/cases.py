@@ -107,7 +107,8 @@ def check_logs(expect: Expect, logs: Iterable[tuple[str, str]]) -> None:
         expected.sort(key=str)
     assert len(actual) == len(expected), actual
     for entry, wanted in zip(actual, expected, strict=True):
-        assert entry[0] == wanted[0] and is_text(entry[1], wanted[1]), f"{entry} is not {wanted}"
+        is_wanted = entry[0] == wanted[0] and is_text(entry[1], wanted[1])
+        assert is_wanted, f"{entry} is not {wanted}"
 
 
 def check_headers(expect: Expect, headers: Sequence[tuple[str, str]]) -> None:

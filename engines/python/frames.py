@@ -58,17 +58,23 @@ def _read(fd: int, size: int) -> bytearray:
 
 
 class Channel:
-    """The engine's end of the channel. A write that the server no longer reads is dropped without a word."""
+    """The engine's end of the channel. A write that the server no longer reads is dropped without a word.
 
-    def __init__(self, fd: int, max_log_bytes: int) -> None:
+    Past `max_log_bytes`, log entries are dropped and counted.
+    """
+
+    def __init__(self, fd: int, max_log_bytes: int = 0) -> None:
         self._fd = fd
-        self._max_log_bytes = max_log_bytes
+        self.max_log_bytes = max_log_bytes
         self._pid = os.getpid()
         self._lock = threading.RLock()
         self._waiting: collections.deque[tuple[bytes, bytes, bool]] = collections.deque()
         self._writing = False
         self._forked = False
         self._ledger = mmap.mmap(-1, _LEDGER.size)  # shared: a forked child's log entries count too
+
+    def follow_forks(self) -> None:
+        """From now on, for good, this process's forks may use the channel too."""
         os.register_at_fork(before=self._before_fork, after_in_parent=self._after_fork, after_in_child=self._in_child)
 
     def is_owner(self) -> bool:
@@ -110,7 +116,7 @@ class Channel:
     def _has_room(self, size: int) -> bool:
         """Whether an entry of `size` bytes fits; from the first one that doesn't, all are dropped and counted."""
         used, dropped = _LEDGER.unpack_from(self._ledger)
-        fits = not dropped and used + size <= self._max_log_bytes
+        fits = not dropped and used + size <= self.max_log_bytes
         _LEDGER.pack_into(self._ledger, 0, used + (size if fits else 0), dropped + (not fits))
         return fits
 

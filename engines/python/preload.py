@@ -14,7 +14,6 @@ import bisect
 import calendar
 import collections
 import collections.abc
-import concurrent.futures.process
 import concurrent.futures.thread
 import contextlib
 import contextvars
@@ -54,7 +53,6 @@ import locale
 import logging
 import math
 import mimetypes
-import multiprocessing.popen_fork
 import operator
 import os
 import pathlib

@@ -134,7 +134,7 @@ def worker() -> Iterator[Worker]:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     ours.settimeout(HANG_GUARD)
     code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from tests.engines.zygote import main; main()"
-    with subprocess.Popen([sys.executable, "-I", "-c", code], stdin=theirs) as process:
+    with subprocess.Popen([sys.executable, "-I", "-c", code], stdin=theirs.fileno()) as process:
         theirs.close()
         yield Worker(ours)
         ours.close()

@@ -1,0 +1,57 @@
+"""An action or a plain program, from source to its last statement. What goes wrong comes out as its exception."""
+
+import asyncio
+import atexit
+import inspect
+import threading
+from collections.abc import Awaitable
+
+from engines.python import source
+from engines.python.engine import EndRun, Engine, Header, Log, Params, Request, Result
+from engines.python.frames import Channel
+from engines.python.job import Job
+from engines.python.streams import Streams
+
+
+def execute(job: Job, channel: Channel, streams: Streams, end_run: EndRun) -> None:
+    source.remember(job.source)
+    code = compile(job.source, source.FILE, "exec", dont_inherit=True)
+    is_action = source.defines_run(code)
+    module = source.make_module(is_action=is_action)
+    if not is_action:
+        channel.send({"type": "plain"})
+        streams.pass_output()
+        exec(code, module.__dict__)
+        return
+    streams.log_output()
+    exec(code, module.__dict__)
+    printed = streams.collected()
+    engine = make_engine(job, channel, end_run)
+    run = module.__dict__.get("Run")
+    if callable(run):
+        _finish(run(engine))
+    else:  # a plain program after all: `Run` was deleted, or is something else
+        engine.result.set(printed)
+
+
+def make_engine(job: Job, channel: Channel, end_run: EndRun) -> Engine:
+    request = Request(job.method, job.path, Params(job.params), Header(job.headers), job.body, Log(channel))
+    return Engine(request, Result(channel, job.max_result_bytes, end_run))
+
+
+def _finish(returned: object) -> None:
+    if inspect.iscoroutine(returned):
+        asyncio.run(returned)
+    elif inspect.isawaitable(returned):
+        asyncio.run(_wait(returned))
+
+
+async def _wait(awaitable: Awaitable[object]) -> None:
+    await awaitable
+
+
+def wait_for_threads() -> None:
+    """As the interpreter does at its end: threads that aren't daemons, thread pools, then what atexit was given."""
+    if threading.active_count() > 1:
+        threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
