@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 from appliance.errors import CannotStart
-from appliance.settings import Settings
 
 FILE_NAME = "admin_token"
 
@@ -62,10 +61,10 @@ def _read(path: Path) -> str:
     return token
 
 
-def show(settings: Settings) -> int:
+def show(state_dir: Path, configured: str) -> int:
     """Prints the token to a terminal; to anything else, which may be a log, only where it is. The exit status."""
-    path = settings.state_dir / FILE_NAME
-    if settings.admin_token:
+    path = state_dir / FILE_NAME
+    if configured:
         sys.stderr.write("codeactions: the admin token is set by FLOWS_CODE_ACTIONS_ADMIN_TOKEN\n")
         return 0
     try:

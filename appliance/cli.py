@@ -98,7 +98,8 @@ def settings_arguments(parser: argparse.ArgumentParser) -> None:
 def token(_: argparse.Namespace) -> int:
     from appliance import admintoken
 
-    return admintoken.show(load_settings().settings)
+    settings = load_settings().settings
+    return admintoken.show(settings.state_dir, settings.admin_token)
 
 
 def version(_: argparse.Namespace) -> int:

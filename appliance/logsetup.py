@@ -1,9 +1,10 @@
 """The program's own log, on stderr: a fixed event with fields, as its reader can use it best.
 
 On a terminal lines for people; under systemd the journal's native fields, so that `journalctl RUN_ID=…` works; else a JSON
-object a line. The standard library's loggers (Hypercorn, Quart, warnings) end in the same place. What a run logs doesn't come here.
+object a line. The standard library's loggers (Hypercorn, Quart, warnings) end here too. What a run logs doesn't come here.
 """
 
+import atexit
 import logging
 import os
 import socket
@@ -103,6 +104,8 @@ class Journal:
         self._path = path
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._lock = threading.Lock()
+        # Until the last line of the program can be logged.
+        atexit.register(self._socket.close)
 
     def msg(self, *, fields: EventDict) -> None:
         try:
@@ -118,7 +121,7 @@ class Journal:
 
 
 def native(fields: Mapping[str, Any]) -> bytes:
-    """One entry: the event with its fields as the message, for readers of `journalctl`, and each field of its own, for searching."""
+    """One entry: the event and its fields as the message, for readers of `journalctl`; each field on its own, to search by."""
     rest = {key: _text(value) for key, value in fields.items() if key not in {"event", "level", "exception"}}
     event = str(fields.get("event", ""))
     words = [event, *(f"{key}={value}" for key, value in rest.items())]
