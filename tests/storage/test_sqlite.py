@@ -130,6 +130,10 @@ async def test_an_unknown_type_of_store_is_refused(tmp_path: Path) -> None:
             pass
 
 
+def size_of(path: Path) -> int:
+    return path.stat().st_size
+
+
 def killed_after_300_lines(command: list[str]) -> list[str]:
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as writer:
         assert writer.stdout is not None
@@ -254,6 +258,15 @@ async def test_a_small_write_waits_only_briefly_behind_the_deletion_of_large_run
     assert waited < 1
 
 
+async def test_the_file_shrinks_once_large_runs_are_deleted(tmp_path: Path) -> None:
+    async with open_storage("sqlite", tmp_path) as storage:
+        for _ in range(15):
+            await storage.runs.create(a_run(body="b" * 10 * MIB))
+        while await storage.runs.delete_older(minutes(1), 1000):
+            pass
+    assert size_of(tmp_path / "codeactions.db") < 70 * MIB
+
+
 # A store that fails
 
 
@@ -306,11 +319,28 @@ async def test_on_a_disk_that_is_almost_full_a_small_write_isnt_hurt_by_a_large_
     assert whole(tmp_path)
 
 
+async def test_a_damaged_file_is_a_failed_store_for_what_lies_there(tmp_path: Path) -> None:
+    async with open_storage("sqlite", tmp_path) as storage:
+        for _ in range(100):
+            await storage.runs.create(a_run(body="x" * 3000))
+    damage(tmp_path / "codeactions.db", since=256 * 1024)
+    async with open_storage("sqlite", tmp_path) as storage:
+        with pytest.raises(StoreFailed, match="malformed"):
+            await storage.runs.page(ALL_RUNS)
+        await storage.codes.create(a_code())
+
+
 async def test_a_closed_store_fails_and_doesnt_hang(tmp_path: Path) -> None:
     async with open_storage("sqlite", tmp_path) as storage:
         pass
     with trio.fail_after(10), pytest.raises(StoreFailed, match="closed"):
         await storage.runs.create(a_run())
+
+
+def damage(path: Path, since: int) -> None:
+    with path.open("r+b") as file:
+        file.seek(since)
+        file.write(b"\xa5" * (path.stat().st_size - since))
 
 
 def fill(ballast: Path) -> None:

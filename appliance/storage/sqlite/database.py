@@ -20,9 +20,11 @@ FILE = "codeactions.db"
 LOCK_FILE = "lock"
 # Only a person's sqlite3 shell or a copy in progress can hold our lock, since other processes of ours are kept out.
 BUSY_MS = 1000
-# Rows a statement, and when no further statement is begun: 1000 small rows take 15 ms, but one of 10 MiB takes 35.
-DELETE_STEP = 4
-DELETE_SECONDS = 0.05
+# A deletion holds up all other writes, so it ends its transaction after this time, and returns with what it has done.
+STEP_SECONDS = 0.05
+DELETE_ROWS = 4  # a statement: 1000 small rows take 15 ms by fours, but one of 10 MiB takes 35
+VACUUM_PAGES = 256
+KEPT_FREE_PAGES = 16 * 1024  # 64 MiB that the next day's rows will take
 
 PRAGMAS = f"""
 PRAGMA busy_timeout = {BUSY_MS};
@@ -68,6 +70,14 @@ class Database:
     async def execute(self, sql: str, params: Params) -> int:
         """Writes by one statement; how many rows it changed. `Conflict` when a unique column has the value already."""
         return await self._writes.do(lambda connection: connection.execute(sql, params).rowcount)
+
+    async def delete_older(self, sql: str, params: Params, limit: int) -> int:
+        """Deletes up to `limit` rows; fewer when they are large. When none is left the file is shrunk: else the disk would look
+        full, and bodies be cut, long after the rows that filled it are gone."""
+        deleted = await self.write(lambda connection: _delete_in_steps(connection, sql, params, limit))
+        while deleted == 0 and await self.write(_give_back):
+            pass
+        return deleted
 
 
 def connect(path: Path) -> sqlite3.Connection:
@@ -124,12 +134,26 @@ def _take(descriptor: int, state_dir: Path) -> None:
     os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
 
 
-def delete_in_steps(connection: sqlite3.Connection, sql: str, before: int, limit: int) -> int:
-    """Deletes up to `limit` rows; fewer when they are large, since all other writes wait meanwhile."""
-    deleted, enough = 0, time.monotonic() + DELETE_SECONDS
+def _delete_in_steps(connection: sqlite3.Connection, sql: str, params: Params, limit: int) -> int:
+    deleted, enough = 0, time.monotonic() + STEP_SECONDS
     while deleted < limit and time.monotonic() < enough:
-        step = connection.execute(sql, {"before": before, "limit": min(DELETE_STEP, limit - deleted)}).rowcount
+        step = connection.execute(sql, {**params, "limit": min(DELETE_ROWS, limit - deleted)}).rowcount
         deleted += step
         if step == 0:
             break
     return deleted
+
+
+def _give_back(connection: sqlite3.Connection) -> bool:
+    """Shrinks the file by some pages while half of it is empty; says whether there is more to do."""
+    enough = time.monotonic() + STEP_SECONDS
+    while time.monotonic() < enough:
+        free, pages = _number(connection, "PRAGMA freelist_count"), _number(connection, "PRAGMA page_count")
+        if free < max(KEPT_FREE_PAGES, pages // 2):
+            return False
+        connection.execute(f"PRAGMA incremental_vacuum({VACUUM_PAGES})").fetchall()
+    return True
+
+
+def _number(connection: sqlite3.Connection, pragma: str) -> int:
+    return int(connection.execute(pragma).fetchone()[0])

@@ -7,7 +7,7 @@ from datetime import datetime
 from appliance.entities import CodeLog
 from appliance.errors import NotFound
 from appliance.storage.interface import LogPage
-from appliance.storage.sqlite.database import Database, delete_in_steps
+from appliance.storage.sqlite.database import Database
 from appliance.storage.sqlite.rows import log_of, log_params, micros
 
 APPEND = """
@@ -55,4 +55,4 @@ class SqliteLogs:
         return await self._database.read(work)
 
     async def delete_older(self, before: datetime, limit: int) -> int:
-        return await self._database.write(lambda connection: delete_in_steps(connection, DELETE_OLDER, micros(before), limit))
+        return await self._database.delete_older(DELETE_OLDER, {"before": micros(before)}, limit)

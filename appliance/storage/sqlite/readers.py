@@ -22,6 +22,7 @@ def _do(connection: sqlite3.Connection, piece: Piece[Any]) -> None:
         try:
             piece.value = piece.work(connection)
         finally:
-            connection.execute("ROLLBACK")
+            if connection.in_transaction:  # an I/O error has ended it already
+                connection.execute("ROLLBACK")
     except BaseException as error:  # noqa: BLE001 - it is raised in the task that waits
         piece.error = translated(error)

@@ -8,7 +8,7 @@ from appliance.entities import CodeRun, RunStatus
 from appliance.errors import NotFound
 from appliance.storage.abandoned import interrupted, owner_of
 from appliance.storage.interface import RunQuery
-from appliance.storage.sqlite.database import Database, delete_in_steps
+from appliance.storage.sqlite.database import Database
 from appliance.storage.sqlite.rows import extra_of, json_of, micros, run_of, run_params
 
 CREATE = """
@@ -86,4 +86,4 @@ class SqliteRuns:
         return await self._database.write(work)
 
     async def delete_older(self, before: datetime, limit: int) -> int:
-        return await self._database.write(lambda connection: delete_in_steps(connection, DELETE_OLDER, micros(before), limit))
+        return await self._database.delete_older(DELETE_OLDER, {"before": micros(before)}, limit)

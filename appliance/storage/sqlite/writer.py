@@ -6,6 +6,7 @@ that fails, SQLite may have rolled back the whole transaction: the group is undo
 too big for what is left of the disk doesn't take small ones with it; a piece that fails alone gets `StoreFailed`.
 """
 
+import contextlib
 import queue
 import sqlite3
 import time
@@ -79,5 +80,7 @@ def _each_alone(connection: sqlite3.Connection, group: list[Piece[Any]], error: 
 
 
 def _undo(connection: sqlite3.Connection) -> None:
-    if connection.in_transaction:
-        connection.execute("ROLLBACK")
+    """Never raises: the thread would end and leave its callers waiting; a transaction that stays open fails the next one."""
+    with contextlib.suppress(sqlite3.Error):
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
