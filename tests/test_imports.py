@@ -25,6 +25,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "sdnotify": set(),
     "admintoken": {"errors"},
     "privileges": {"errors", "runner"},
+    "supervisor": {"errors", "logsetup", "sdnotify"},
     "runner": VALUES,
     "storage.interface": VALUES,
     "coordination.interface": VALUES,
