@@ -1,6 +1,8 @@
 """What is left of the disk, and what is kept of a run's body and result when that is little."""
 
+import math
 import os
+import time
 from pathlib import Path
 
 import msgspec
@@ -34,3 +36,19 @@ def fit_for_disk(text: str, low: bool, is_base64: bool = False) -> Kept:
         return Kept(text[: KEPT_BYTES // 4 * 4], cut=True)
     room = KEPT_BYTES - len(MARK.encode())
     return Kept(encoded[:room].decode(errors="ignore") + MARK, cut=True)
+
+
+class DiskWatch:
+    """Whether the disk of `folder` is low, asked at most once a second."""
+
+    def __init__(self, folder: Path, min_free_bytes: int) -> None:
+        self._folder = folder
+        self._min_free_bytes = min_free_bytes
+        self._asked_at = -math.inf
+        self._low = False
+
+    def is_low(self) -> bool:
+        if time.monotonic() - self._asked_at >= 1:
+            self._low = free_bytes(self._folder) < self._min_free_bytes
+            self._asked_at = time.monotonic()
+        return self._low

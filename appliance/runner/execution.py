@@ -2,15 +2,17 @@
 
 THEORY OF OPERATION
 
-Four tasks share a sandbox: one writes the job, one reads the engine's frames, two read what was written to standard output and standard
-error. All end by themselves when nothing of the sandbox lives any more, since then nobody holds the other ends of the pipes. What the
-frames say is a claim of the tenant's; how the run ended is what the launcher says, who has it from pid 1 and the kernel. Whoever wants
-the run to end before that (deadline, cancellation, a frame that is none) notes the cause and has the sandbox killed.
+Four tasks share a sandbox: one writes the job, one reads the engine's frames, two read what was written to standard output
+and standard error. All end by themselves when nothing of the sandbox lives any more, since then nobody holds the other ends
+of the pipes. What the frames say is a claim of the tenant's; how the run ended is what the launcher says, who has it from
+pid 1 and the kernel. Whoever wants the run to end before that (deadline, cancellation, a frame that is none) notes the cause
+and has the sandbox killed.
 """
 
 import os
 import signal
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from enum import Enum
 
 import msgspec
@@ -21,6 +23,7 @@ from appliance.runner import wire
 from appliance.runner.launcher import ClaimedSandbox, ClaimRefused, Launcher, LauncherGone
 from appliance.runner.outcome import Job, LogEntry, Outcome, OutcomeKind, Result, Usage
 from appliance.runner.output import LogBudget, OutputLines
+from engines.python import checks
 
 OnLog = Callable[[LogEntry], Awaitable[None]]
 """Takes one entry; may wait, which holds the action back."""
@@ -115,10 +118,8 @@ class Execution:
     async def _write_job(self, fd: int) -> None:
         frame = wire.job_frame(self._job, self._bounds.max_log_bytes, self._bounds.max_result_bytes)
         async with trio.lowlevel.FdStream(fd) as stream:
-            try:
+            with suppress(trio.BrokenResourceError):  # it ended before it had read its job: the launcher says how
                 await stream.send_all(frame)
-            except trio.BrokenResourceError:
-                pass  # it ended before it had read its job: the launcher says how
 
     async def _read_frames(self, fd: int) -> None:
         reader = wire.FrameReader(self._bounds.max_result_bytes)
@@ -129,7 +130,7 @@ class Execution:
                 try:
                     for head, blob in reader.feed(data):
                         await self._take_frame(head, blob)
-                except wire.Malformed:
+                except ValueError:  # a frame that is none (wire.Malformed), or an answer that the engine would have refused
                     self.end(Cause.MALFORMED)
 
     async def _take_frame(self, head: wire.FrameHead, blob: bytes) -> None:
@@ -138,9 +139,8 @@ class Execution:
         match head:
             case wire.Log(level):
                 await self._log(level, blob.decode(errors="replace"))
-            case wire.ResultHead(status_code, content_type, headers):
-                pairs = tuple(headers)
-                self._result = Result(value=blob, status_code=status_code, content_type=content_type, headers=pairs)
+            case wire.ResultHead():
+                self._result = _checked_result(head, blob)
             case wire.Plain():
                 self._plain = bytearray()
             case wire.Failed():
@@ -177,6 +177,19 @@ class Execution:
         if self._result is not None:
             return self._result
         return Result(value=bytes(self._plain or b""))
+
+
+def _checked_result(head: wire.ResultHead, value: bytes) -> Result:
+    """The engine has checked it for its author; here it is checked because the channel is the tenant's. Raises ValueError."""
+    headers: dict[str, list[str]] = {}
+    for name, text in head.headers:
+        headers.setdefault(name, []).append(text)
+    return Result(
+        value=value,
+        status_code=checks.status_code(head.status_code),
+        content_type=checks.content_type(head.content_type),
+        headers=tuple(checks.headers(headers)),
+    )
 
 
 def conclude(

@@ -4,7 +4,7 @@ import itertools
 import socket
 import subprocess
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import NamedTuple
 
 import trio
@@ -94,10 +94,8 @@ class Launcher:
         raise ClaimRefused(answer.refusal)
 
     async def kill(self, sandbox: ClaimedSandbox) -> None:
-        try:
+        with suppress(LauncherGone):  # and so is the sandbox
             await self._send(wire.Kill(sandbox=sandbox.number))
-        except LauncherGone:
-            pass  # and so is the sandbox
 
     async def _send(self, message: wire.ToLauncher) -> None:
         try:
@@ -126,7 +124,8 @@ class Launcher:
     async def _take(self, message: wire.FromLauncher, fds: Sequence[int]) -> None:
         if isinstance(message, wire.Claimed):
             ending = self._endings[message.sandbox] = Ending()
-            sandbox = ClaimedSandbox(message.sandbox, *fds, ending=ending)
+            job, answers, stdout, stderr = fds
+            sandbox = ClaimedSandbox(message.sandbox, job, answers, stdout, stderr, ending)
             answer = self._answers.pop(message.ticket, None)
             if answer is None:
                 self._discard(sandbox)

@@ -17,7 +17,7 @@ _RETRY_SECONDS = 1.0
 
 
 class PoolOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """`workers` runs at once, `queue` waiting in all and `project_queue` of one project, none longer than `queue_timeout` seconds."""
+    """`workers` runs at once; `queue` waiting in all, `project_queue` of one project, none longer than `queue_timeout` seconds."""
 
     workers: int
     queue: int
@@ -193,4 +193,3 @@ _ENDED_WAITING = {
     Cause.CANCELLED: "the run was cancelled",
     Cause.INTERRUPTED: "the run was interrupted: the appliance is stopping",
 }
-

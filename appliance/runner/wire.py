@@ -1,8 +1,9 @@
-"""What travels between the server and the launcher, and between the server and an action's engine. Bytes on one side, values on the other.
+"""What travels between the server and the launcher, and between the server and an action's engine: bytes ↔ values.
 
-The launcher's messages are JSON packets of at most 4 KiB on a SOCK_SEQPACKET socket; descriptors go beside them. The engine's frames
-are u32 header length, u32 blob length (big-endian), a JSON header, a blob of raw bytes: no base64, and no text that grows by
-escapes. What comes from an engine was written by a tenant: `FrameReader` refuses what is too big before it is kept.
+The launcher's messages are JSON packets of at most 4 KiB on a SOCK_SEQPACKET socket; descriptors go beside them. The
+engine's frames are u32 header length, u32 blob length (big-endian), a JSON header, a blob of raw bytes: no base64, and no
+text that grows by escapes. What comes from an engine was written by a tenant: `FrameReader` refuses what is too big before
+it is kept.
 """
 
 import struct
@@ -66,8 +67,8 @@ ToLauncher = Claim | Kill
 FromLauncher = Hello | Claimed | Refused | Ended
 
 _encoder = msgspec.json.Encoder()
-_to_launcher = msgspec.json.Decoder(ToLauncher)
-_from_launcher = msgspec.json.Decoder(FromLauncher)
+_to_launcher: msgspec.json.Decoder[ToLauncher] = msgspec.json.Decoder(ToLauncher)
+_from_launcher: msgspec.json.Decoder[FromLauncher] = msgspec.json.Decoder(FromLauncher)
 
 
 def pack(message: ToLauncher | FromLauncher) -> bytes:
@@ -107,7 +108,7 @@ class Done(msgspec.Struct, frozen=True, tag="done"):
 
 
 FrameHead = Plain | Log | ResultHead | Failed | Done
-_frame_head = msgspec.json.Decoder(FrameHead)
+_frame_head: msgspec.json.Decoder[FrameHead] = msgspec.json.Decoder(FrameHead)
 
 
 class Malformed(ValueError):

@@ -2,16 +2,18 @@
 
 THEORY OF OPERATION
 
-The server's socket is inherited (SOCK_SEQPACKET). A request names a language, a run and a network mode; no path, command or uid ever
-comes from it. For each claim the launcher takes a parked sandbox, hands the server its four pipe ends, and later says that it has
-ended: then nothing of it lives. The launcher never reads a job, an answer or an output.
+The server's socket is inherited (SOCK_SEQPACKET). A request names a language, a run and a network mode; no path, command or
+uid ever comes from it. For each claim the launcher takes a parked sandbox, hands the server its four pipe ends, and later
+says that it has ended: then nothing of it lives. The launcher never reads a job, an answer or an output.
 
-End of file on the socket means that the server is gone: every sandbox is killed with its zygote, and the launcher ends. It must not ask
-for a death signal instead: a server that runs Trio starts processes from a thread that retires, and would take us with it.
+End of file on the socket means that the server is gone: every sandbox is killed with its zygote, and the launcher ends. It
+must not ask for a death signal instead: a server that runs Trio starts processes from a thread that retires, and would take
+us with it.
 """
 
 import os
 import socket
+from contextlib import suppress
 from typing import NamedTuple
 
 import msgspec
@@ -111,10 +113,8 @@ class _Connection:
             return
         self._claimed[sandbox.number] = sandbox
         log.debug("sandbox claimed", sandbox=sandbox.number, run_id=claim.run_id)
-        try:
+        with suppress(OSError):  # it has ended already: the server hears of that like of any other end
             await sandbox.keep_time(status, claim.deadline_ms)
-        except OSError:
-            pass  # it has ended already: the server hears of that like of any other end
         fds = sandbox.hand_on()
         await self.send(wire.Claimed(ticket=claim.ticket, sandbox=sandbox.number), tuple(fds))
         packets.close_all(fds)

@@ -35,11 +35,11 @@ def refuse_taken(base: int) -> None:
     for path in ("/etc/passwd", "/etc/group"):
         for fields in _lines(path):
             if len(fields) > 2 and fields[2].isdigit() and int(fields[2]) in ours:
-                raise UidsTaken(f"{path} has {fields[0]} with {fields[2]}: set SANDBOX_UID_BASE to a free range of {len(ours)} ids")
+                raise UidsTaken(f"{path}: {fields[0]} has {fields[2]}: set SANDBOX_UID_BASE to a free range of {len(ours)}")
     for path in ("/etc/subuid", "/etc/subgid"):
         for fields in _lines(path):
             if len(fields) == 3 and _overlap(fields[1], fields[2], ours):
-                raise UidsTaken(f"{path} gives {fields[0]} ids of ours: set SANDBOX_UID_BASE to a free range of {len(ours)} ids")
+                raise UidsTaken(f"{path}: {fields[0]} has ids of ours: set SANDBOX_UID_BASE to a free range of {len(ours)}")
     for entry in os.scandir("/proc"):
         if entry.name.isdigit() and (uid := _owner(entry)) is not None and uid in ours:
             raise UidsTaken(f"process {entry.name} has uid {uid}, one of ours: end it, or set SANDBOX_UID_BASE to a free range")

@@ -6,6 +6,7 @@ import socket
 import sys
 import sysconfig
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import trio
@@ -70,16 +71,14 @@ class Zygote:
             await self.wait()
             os.close(self._pidfd)
             self._control.close()
-            try:
-                os.waitpid(self._pid, os.WNOHANG)
-            except ChildProcessError:
-                pass  # not adopted by us: somebody else's to reap
+            with suppress(ChildProcessError):  # not adopted by us: somebody else's to reap
+                os.waitpid(self._pid, os.WNOHANG)  # noqa: ASYNC222 - it doesn't wait
 
 
 async def start() -> Zygote:
     """A zygote that has preloaded its engine; raises `ZygoteFailed`."""
     maker, ours = zygote.start_zygote(_root_spec(), _time_zone())
-    os.waitpid(maker, 0)
+    os.waitpid(maker, 0)  # noqa: ASYNC222 - it ends as soon as it has forked
     ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
     control = trio.socket.from_stdlib_socket(ours)
     with trio.move_on_after(_START_SECONDS):

@@ -2,17 +2,17 @@
 
 THEORY OF OPERATION
 
-`become_sandbox` runs in a process just forked by the zygote, the first in a new pid namespace, with all of the zygote's rights. It
-takes its descriptors into fixed places and closes every other, makes its own mount, ipc and uts (and, for a run without
-network, net) namespaces, mounts its own /tmp, /dev/shm, /run and /proc, then waits for the launcher to say go: until then
-nothing of a tenant's has been read, so that the launcher can put the process wherever its limits are.
+`become_sandbox` runs in a process just forked by the zygote, the first in a new pid namespace, with all of the zygote's
+rights. It takes its descriptors into fixed places and closes every other, makes its own mount, ipc and uts (and, for a run
+without network, net) namespaces, mounts its own /tmp, /dev/shm, /run and /proc, then waits for the launcher to say go: until
+then nothing of a tenant's has been read, so that the launcher can put the process wherever its limits are.
 
-After go the guard forks the worker and both give up their identity for good: the worker takes the slot's uid, the guard another
-one, so that the worker can neither signal nor trace its guard. Where the maker isn't root there is one uid only; both then live in
-a user namespace of the sandbox's own.
+After go the guard forks the worker and both give up their identity for good: the worker takes the slot's uid, the guard
+another one, so that the worker can neither signal nor trace its guard. Where the maker isn't root there is one uid only;
+both then live in a user namespace of the sandbox's own.
 
-The worker waits for its job on the job channel. When it ends, the guard reports its wait status on the status channel and stays,
-reaping, until the launcher kills it: the end of pid 1 ends every process of the namespace, whatever it has done to
+The worker waits for its job on the job channel. When it ends, the guard reports its wait status on the status channel and
+stays, reaping, until the launcher kills it: the end of pid 1 ends every process of the namespace, whatever it has done to
 escape (double fork, setsid, ignored signals). The guard ends by itself when the launcher has gone (end of file on the status
 channel) and when its timer runs out, which is the backstop for a launcher that is stuck.
 """
@@ -28,7 +28,7 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple, NoReturn
 
-from . import records, syscalls
+from appliance.runner.sandbox import records, syscalls
 
 Work = Callable[[int, int], int]
 """Reads one job from the first descriptor, executes it, answers on the second; returns the worker's exit status."""
@@ -81,7 +81,7 @@ def become_sandbox(plan: Plan, work: Work) -> NoReturn:
         status.send(records.pack(records.PARKED))
         step = "watch"
         _watch(status, worker)
-    except BaseException as error:
+    except BaseException as error:  # noqa: BLE001 - the process ends here, and the launcher is told
         number = error.errno if isinstance(error, OSError) and error.errno else 0
         # Descriptor 3 is the status channel as soon as the first step is over; before that nobody can be told.
         with socket.socket(fileno=_STATUS) as channel:

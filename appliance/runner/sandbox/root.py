@@ -3,12 +3,13 @@
 THEORY OF OPERATION
 
 Runs in a process that has just made its own mount namespace and is alone in it. Every source is opened (O_PATH) first, since
-the new root is then mounted over a folder of the host that may hide some of them. The sources are bound in by descriptor, made
-read-only, nosuid and nodev with everything mounted below them, the process pivots into the new root and lets go of the old one.
-At last the root itself becomes read-only: from then on only what a sandbox mounts for itself (/tmp, /dev/shm, /run) can be written.
+the new root is then mounted over a folder of the host that may hide some of them. The sources are bound in by descriptor,
+made read-only, nosuid and nodev with everything mounted below them, the process pivots into the new root and lets go of the
+old one. At last the root itself becomes read-only: from then on only what a sandbox mounts for itself (/tmp, /dev/shm, /run)
+can be written.
 
-What is in it, and nothing else: the host's /usr without /usr/local and /usr/src, /bin and /lib*; /engine; the interpreter, if it lives
-elsewhere, at /opt/python; six devices; of /etc what programs need; /proc of the zygote's own pid namespace.
+What is in it, and nothing else: the host's /usr without /usr/local and /usr/src, /bin and /lib*; /engine; the interpreter,
+if it lives elsewhere, at /opt/python; six devices; of /etc what programs need; /proc of the zygote's own pid namespace.
 """
 
 import os
@@ -16,7 +17,7 @@ import subprocess
 from pathlib import Path
 from typing import NamedTuple
 
-from . import syscalls
+from appliance.runner.sandbox import syscalls
 
 INTERPRETER_HOME = "/opt/python"
 _STAGING = "/tmp"  # any folder that is always there; what it holds on the host can't be seen from inside
@@ -66,7 +67,9 @@ def build(spec: RootSpec) -> None:
     syscalls.pivot_into(_STAGING)
     if spec.library is not None and spec.prefix != "/usr":
         _teach_linker()
-    syscalls.mount("none", "/", None, syscalls.MS_REMOUNT | syscalls.MS_BIND | syscalls.MS_RDONLY | syscalls.MS_NOSUID | syscalls.MS_NODEV)
+    syscalls.mount(
+        "none", "/", None, syscalls.MS_REMOUNT | syscalls.MS_BIND | syscalls.MS_RDONLY | syscalls.MS_NOSUID | syscalls.MS_NODEV
+    )
 
 
 class _Source(NamedTuple):
@@ -76,7 +79,7 @@ class _Source(NamedTuple):
 
 def _open_sources(spec: RootSpec) -> dict[str, _Source | str]:
     """Target below the root → an open source, or the text of a symbolic link."""
-    wanted = {"usr": "/usr", "engine/engines": spec.engine, "engine/sandbox": spec.sandbox}
+    wanted = {"usr": "/usr", "engine/engines": spec.engine, "engine/appliance/runner/sandbox": spec.sandbox}
     if spec.prefix != "/usr":
         wanted[INTERPRETER_HOME.lstrip("/")] = spec.prefix
     wanted |= {f"dev/{name}": f"/dev/{name}" for name in _DEVICES}

@@ -2,17 +2,18 @@
 
 THEORY OF OPERATION
 
-`start_zygote` is called by the launcher, forks, and the child becomes the first process of a pid namespace (and, where the launcher
-isn't root, of a user namespace), builds the sandbox's root, pivots into it and executes the interpreter there: a fresh exec, with an
-environment that is constructed here. That interpreter runs `main`.
+`start_zygote` is called by the launcher, forks, and the child becomes the first process of a pid namespace (and, where the
+launcher isn't root, of a user namespace), builds the sandbox's root, pivots into it and executes the interpreter there: a
+fresh exec, with an environment that is constructed here. That interpreter runs `main`.
 
 `main` answers requests that come on a SOCK_SEQPACKET socket, one packet each:
 
     b"F" + flags, worker uid, guard uid; five descriptors   → b"F" + its pid here, with the same pid as SCM_CREDENTIALS
     b"R" + its pid here                                     → none: reap it; until then its number can't be used again
 
-A sandbox's pid is sent as a credential because the kernel translates that to the launcher's pid namespace. As the zygote is pid 1 of its
-own pid namespace, above those of its sandboxes, no sandbox outlives it; it ends when the launcher's end of the socket closes.
+A sandbox's pid is sent as a credential because the kernel translates that to the launcher's pid namespace. As the zygote is
+pid 1 of its own pid namespace, above those of its sandboxes, no sandbox outlives it; it ends when the launcher's end of the
+socket closes.
 """
 
 import gc
@@ -23,7 +24,7 @@ import struct
 import sys
 from typing import Any, NoReturn
 
-from . import guard, root, syscalls
+from appliance.runner.sandbox import guard, root, syscalls
 
 CONTROL = 3
 REQUEST = struct.Struct("!cBII")  # operation, flags, and two numbers
@@ -36,7 +37,7 @@ HELLO = b"H"  # + the interpreter's version
 BROKEN = b"X"  # + why there will be no hello
 
 _CREDENTIALS = struct.Struct("iII")
-_BOOT = "import sys; sys.path.insert(0, '/engine'); from sandbox import zygote; zygote.main()"
+_BOOT = "import sys; sys.path.insert(0, '/engine'); from appliance.runner.sandbox import zygote; zygote.main()"
 
 
 def start_zygote(spec: root.RootSpec, time_zone: str) -> tuple[int, socket.socket]:
@@ -50,7 +51,7 @@ def start_zygote(spec: root.RootSpec, time_zone: str) -> tuple[int, socket.socke
         try:
             ours.close()
             _become_zygote(spec, theirs, time_zone)
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - the process ends here, and the launcher is told
             theirs.send(BROKEN + str(error).encode())
         finally:
             os._exit(1)

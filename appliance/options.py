@@ -1,0 +1,74 @@
+"""Settings → the small values that each part is given: parts don't know the settings."""
+
+from appliance import __version__
+from appliance.api.app import ApiOptions
+from appliance.calls import CallOptions
+from appliance.codes import Rules
+from appliance.runner.execution import Bounds
+from appliance.runner.pool import PoolOptions, Runner
+from appliance.settings import Settings, default_limits
+
+
+def pool_options(settings: Settings) -> PoolOptions:
+    return PoolOptions(
+        workers=settings.worker_pool_size,
+        queue=settings.worker_pool_queue_size,
+        project_queue=settings.worker_pool_project_queue_size,
+        queue_timeout=settings.queue_timeout,
+    )
+
+
+def bounds(settings: Settings) -> Bounds:
+    return Bounds(max_log_bytes=settings.max_log_bytes, max_result_bytes=settings.max_result_bytes)
+
+
+def call_options(settings: Settings, instance: str) -> CallOptions:
+    limits = default_limits(settings)
+    return CallOptions(
+        memory_bytes=limits.memory_bytes,
+        cpu_percent=limits.cpu_percent,
+        tasks=limits.tasks,
+        network=limits.network,
+        max_memory_bytes=settings.max_memory,
+        max_cpu_percent=settings.max_cpu,
+        max_tasks=settings.max_tasks,
+        redacted_headers=frozenset(name.lower() for name in settings.redact_headers),
+        instance=instance,
+    )
+
+
+def api_options(settings: Settings, runner: Runner) -> ApiOptions:
+    return ApiOptions(
+        version=__version__,
+        rules=Rules(
+            blacklist=settings.blacklist,
+            max_memory_bytes=settings.max_memory,
+            max_cpu_percent=settings.max_cpu,
+            max_tasks=settings.max_tasks,
+            languages=runner.languages,
+        ),
+        max_body_bytes=settings.max_body_bytes,
+        html_sandbox=settings.html_sandbox,
+        cors_origins=settings.cors_origins,
+        trusted_proxies=settings.trusted_proxies,
+        ui_path=None,
+    )
+
+
+def launcher_arguments(settings: Settings, log_level: str, log_style: str) -> list[str]:
+    return [
+        "--keep",
+        str(min(settings.worker_pool_size, _MOST_PARKED)),
+        "--uid-base",
+        str(settings.sandbox_uid_base),
+        "--network",
+        default_limits(settings).network.value,
+        "--log-level",
+        log_level,
+        "--log-style",
+        log_style,
+    ]
+
+
+# A parked sandbox costs some megabytes; more than this at once is a burst that waits a few milliseconds each.
+_MOST_PARKED = 8

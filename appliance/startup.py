@@ -1,0 +1,102 @@
+"""What `serve` and `run` do before their event loop and when they are ready: the log, the port, the launcher, giving up root."""
+
+import socket
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+from hypercorn.config import Config
+
+import appliance
+from appliance import __version__, admintoken, logsetup, privileges, sdnotify
+from appliance.errors import CannotStart
+from appliance.options import launcher_arguments
+from appliance.runner.launcher import Launcher, start_launcher
+from appliance.settings import Loaded, Settings
+
+log = structlog.get_logger()
+
+_BACKLOG = 1024
+_ANSWER_SECONDS = 5.0  # after the drain, for the answers of the runs that it has interrupted
+
+
+@dataclass(frozen=True)
+class Begun:
+    """`launcher`: the socket to a launcher of our own; `listener`: the port's, None for a program that doesn't serve."""
+
+    launcher: socket.socket
+    listener: socket.socket | None
+
+    @property
+    def url(self) -> str:
+        assert self.listener is not None
+        host, port = self.listener.getsockname()[:2]
+        shown = {"0.0.0.0": "127.0.0.1", "::": "127.0.0.1"}.get(host, f"[{host}]" if ":" in host else host)
+        return f"http://{shown}:{port}"
+
+    def http_config(self, settings: Settings) -> Config:
+        assert self.listener is not None
+        config = Config()
+        config.bind = [f"fd://{self.listener.detach()}"]
+        config.accesslog = None
+        config.errorlog = logsetup.standard_logger("hypercorn.error")
+        config.include_server_header = False
+        config.graceful_timeout = settings.drain_timeout + _ANSWER_SECONDS
+        return config
+
+
+def begin(loaded: Loaded, log_level: str, *, listen: bool) -> Begun:
+    """The order matters: the port may need root, the launcher keeps it, everything after is without. Raises `CannotStart`."""
+    settings = loaded.settings
+    style = logsetup.style_of(sys.stderr, loaded.host.journal_stream)
+    logsetup.configure(log_level, style)
+    for warning in loaded.warnings:
+        log.warning("setting", problem=warning)
+    listener = _listen(settings.host, settings.port) if listen else None
+    # -P: a folder `appliance` in the working directory must not be what runs as root.
+    command = [sys.executable, "-P", "-m", "appliance", "launch", *launcher_arguments(settings, log_level, style.value)]
+    launcher = start_launcher(command)
+    if listen:
+        privileges.make_state_dir(settings.state_dir)
+    privileges.become_unprivileged(settings.state_dir, _program_folders())
+    return Begun(launcher, listener)
+
+
+def _program_folders() -> list[Path]:
+    return [Path(appliance.__file__).parent.parent, Path(sys.prefix), Path(sys.base_prefix)]
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """`host` empty or ":" means all addresses, of IPv6 too where the host has it."""
+    everywhere = host in ("", ":")
+    address = ("::" if socket.has_dualstack_ipv6() else "0.0.0.0") if everywhere else host
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    try:
+        return socket.create_server((address, port), family=family, backlog=_BACKLOG, dualstack_ipv6=address == "::")
+    except OSError as error:
+        raise CannotStart(f"HOST {host}, PORT {port}: can't listen there: {error.strerror}") from None
+
+
+def check_isolation(settings: Settings, launcher: Launcher) -> None:
+    """Says how strong the cage is, and raises `CannotStart` where the operator asks for more."""
+    missing = ", ".join(launcher.isolation.missing)
+    if settings.require_isolation == "full" and launcher.isolation.missing:
+        raise CannotStart(f"REQUIRE_ISOLATION is full, and this host or version lacks: {missing}")
+    if launcher.floor:
+        log.error("no run can start on this host", reason=launcher.floor)
+    log.warning("isolation", degree=launcher.isolation.level, missing=missing)
+
+
+def announce(loaded: Loaded, url: str, token: str) -> None:
+    """Ready: to the service manager, to the log, and to a person at a terminal, who alone is shown the token."""
+    settings = loaded.settings
+    sdnotify.ready(loaded.host.notify_socket, f"ready at {url}")
+    token_file = settings.state_dir / admintoken.FILE_NAME
+    log.info("ready", url=url, version=__version__, admin_token_file=None if settings.admin_token else str(token_file))
+    if settings.auth == "none":
+        log.warning("the management API is open to everybody who reaches it", setting="AUTH=none")
+    if sys.stderr.isatty():
+        kept = "set by ADMIN_TOKEN" if settings.admin_token else f"kept in {token_file}"
+        sys.stderr.write(f"\n  Flows Code Actions is ready at {url}\n  admin token: {token} ({kept})\n\n")
+        sys.stderr.flush()
