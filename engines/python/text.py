@@ -7,10 +7,15 @@ TRUNCATED = " …[truncated]"
 REPLACE = "codeactions-replace"  # the error handler's name: what UTF-8 can't hold, a lone surrogate, becomes U+FFFD
 
 
-def _replace(error: UnicodeError) -> tuple[str, int]:
+_REPLACEMENT = "\ufffd".encode()
+
+
+def _replace(error: UnicodeError) -> tuple[bytes, int]:
     if not isinstance(error, UnicodeEncodeError):
         raise error
-    return "\ufffd" * (error.end - error.start), error.end
+    # Bytes: the encoder for UTF-8 takes nothing but ASCII as text.
+    replacement = _REPLACEMENT if error.encoding == "utf-8" else b"?"
+    return replacement * (error.end - error.start), error.end
 
 
 codecs.register_error(REPLACE, _replace)

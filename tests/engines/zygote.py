@@ -4,9 +4,11 @@ Request: limits as JSON, with the worker's four descriptors (job, out, stdout, s
 wait status in decimal. The real one, with its cage, is the appliance's; the engine can't tell them apart.
 """
 
+import contextlib
 import json
 import os
 import resource
+import signal
 import socket
 import traceback
 from typing import Any
@@ -27,7 +29,10 @@ def main() -> None:
             work(json.loads(message), fds)
         for fd in fds:
             os.close(fd)
-        server.send(str(os.waitpid(pid, 0)[1]).encode())
+        status = os.waitpid(pid, 0)[1]
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(pid, signal.SIGKILL)  # in the appliance the run's pid namespace does this
+        server.send(str(status).encode())
 
 
 def work(request: dict[str, Any], fds: list[int]) -> None:
@@ -40,6 +45,7 @@ def work(request: dict[str, Any], fds: list[int]) -> None:
         os.close(stdout)
         os.close(stderr)
         os.chdir("/tmp")
+        os.setsid()
         status = run_job(job_fd, out_fd, confine=lambda _limits: apply(request))
     except BaseException:  # noqa: BLE001 (the test that waits is to see it)
         os.write(2, traceback.format_exc().encode())
