@@ -8,13 +8,10 @@ the server reads from the pipe behind it. A plain program's standard output is t
 import contextlib
 import io
 import sys
-from typing import TYPE_CHECKING, BinaryIO, TextIO, cast
+from typing import Any, BinaryIO, TextIO, cast
 
 from engines.python.frames import Channel
 from engines.python.text import MAX_LOG_CHARACTERS, REPLACE, cut, encode
-
-if TYPE_CHECKING:
-    from typing_extensions import Buffer  # in collections.abc from 3.12 on
 
 _KEPT_OF_A_LINE = 4 * (MAX_LOG_CHARACTERS + 1)  # bytes: enough for a log entry to be seen as cut
 
@@ -35,7 +32,7 @@ class LineSink(io.BufferedIOBase):
     def fileno(self) -> int:
         return self._fd
 
-    def write(self, data: "Buffer") -> int:
+    def write(self, data: Any) -> int:
         text = bytes(data)
         if self.collected is not None:
             self.collected += text

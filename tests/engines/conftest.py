@@ -16,6 +16,7 @@ from engines.python.frames import read_frame
 from tests.cases import ROOT, CaseLimits, CaseRequest
 
 HANG_GUARD = 30.0  # seconds; the slowest case takes less than 2
+ENVIRONMENT = {"PATH": "/usr/bin:/bin", "HOME": "/tmp", "TMPDIR": "/tmp", "LANG": "C.UTF-8"}  # a sandbox's
 
 
 class Ran(msgspec.Struct):
@@ -134,7 +135,7 @@ def worker() -> Iterator[Worker]:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     ours.settimeout(HANG_GUARD)
     code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from tests.engines.zygote import main; main()"
-    with subprocess.Popen([sys.executable, "-I", "-c", code], stdin=theirs.fileno()) as process:
+    with subprocess.Popen([sys.executable, "-I", "-c", code], stdin=theirs.fileno(), env=ENVIRONMENT) as process:
         theirs.close()
         yield Worker(ours)
         ours.close()
