@@ -10,6 +10,7 @@ from typing import NamedTuple
 import trio
 
 from appliance.entities import Language, Network
+from appliance.errors import CannotStart
 from appliance.runner import packets, wire
 from appliance.runner.outcome import Isolation
 
@@ -164,12 +165,12 @@ def start_launcher(command: Sequence[str]) -> socket.socket:
 
 @asynccontextmanager
 async def connect(ours: socket.socket) -> AsyncIterator[Launcher]:
-    """The launcher at the other end, once it has said hello. `LauncherGone` when it ends, at the start or later."""
+    """The launcher at the other end, once it has said hello. Raises `CannotStart` when it never does."""
     with trio.socket.from_stdlib_socket(ours) as sock:
         packet = await packets.receive(sock, wire.PACKET_BYTES)
         if not packet.data:
-            raise LauncherGone("the launcher ended before it was ready; it has said why on standard error")
+            raise CannotStart("the launcher ended before it was ready; it has said why above")
         hello = wire.from_launcher(packet.data)
         if not isinstance(hello, wire.Hello):
-            raise LauncherGone("the launcher did not say hello")
+            raise CannotStart("the launcher did not say hello: it is of another version")
         yield Launcher(sock, hello)

@@ -76,6 +76,7 @@ def become_sandbox(plan: Plan, work: Work) -> NoReturn:
             _run_worker(plan.identity, work)
         step = "identity"
         _drop(plan.identity.guard if plan.identity else None)
+        syscalls.set_dumpable(False)  # where worker and guard have one uid: no /proc/1/mem, no ptrace
         for fd in (_JOB, _ANSWERS, _STDOUT, _STDERR):
             os.close(fd)
         status.send(records.pack(records.PARKED))

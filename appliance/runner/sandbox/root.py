@@ -8,8 +8,9 @@ made read-only, nosuid and nodev with everything mounted below them, the process
 old one. At last the root itself becomes read-only: from then on only what a sandbox mounts for itself (/tmp, /dev/shm, /run)
 can be written.
 
-What is in it, and nothing else: the host's /usr without /usr/local and /usr/src, /bin and /lib*; /engine; the interpreter,
-if it lives elsewhere, at /opt/python; six devices; of /etc what programs need; /proc of the zygote's own pid namespace.
+What is in it, and nothing else: the host's /usr without /usr/local and /usr/src, /bin and /lib*; a copy of the engines in
+/engine; the interpreter, if it lives elsewhere, at /opt/python; six devices; of /etc what programs need; /proc of the
+zygote's own pid namespace.
 """
 
 import os
@@ -20,6 +21,8 @@ from typing import NamedTuple
 from appliance.runner.sandbox import syscalls
 
 INTERPRETER_HOME = "/opt/python"
+_SANDBOX = "appliance/runner/sandbox"
+_PROGRAM_SUFFIXES = {".py", ".pyc"}
 _STAGING = "/tmp"  # any folder that is always there; what it holds on the host can't be seen from inside
 _PROGRAM_LINKS = ("bin", "lib", "lib32", "lib64", "libx32")
 _DEVICES = ("null", "zero", "full", "random", "urandom")
@@ -50,8 +53,9 @@ def build(spec: RootSpec) -> None:
     """Builds the root and makes it this process's own. Needs CAP_SYS_ADMIN in its user namespace."""
     sources = _open_sources(spec)
     files = {path: content for path in _COPIED if (content := _content(path)) is not None}
+    programs = {name: _read_tree(Path(folder)) for name, folder in (("engines", spec.engine), (_SANDBOX, spec.sandbox))}
     syscalls.mount("none", "/", None, syscalls.MS_REC | syscalls.MS_PRIVATE)
-    syscalls.mount("tmpfs", _STAGING, "tmpfs", syscalls.MS_NOSUID | syscalls.MS_NODEV, "mode=755,size=4m,nr_inodes=1024")
+    syscalls.mount("tmpfs", _STAGING, "tmpfs", syscalls.MS_NOSUID | syscalls.MS_NODEV, "mode=755,size=16m,nr_inodes=2048")
     root = Path(_STAGING)
     for target, source in sources.items():
         _bind(source, root / target)
@@ -59,6 +63,8 @@ def build(spec: RootSpec) -> None:
         if (root / "usr" / name).is_dir():
             flags = syscalls.MS_RDONLY | syscalls.MS_NOSUID | syscalls.MS_NODEV
             syscalls.mount("tmpfs", str(root / "usr" / name), "tmpfs", flags, "mode=755,size=4k")
+    for name, tree in programs.items():
+        _write_tree(root / "engine" / name, tree)
     _make_dev(root)
     _make_etc(root, files, spec)
     for name in ("tmp", "run", "proc"):
@@ -79,7 +85,7 @@ class _Source(NamedTuple):
 
 def _open_sources(spec: RootSpec) -> dict[str, _Source | str]:
     """Target below the root → an open source, or the text of a symbolic link."""
-    wanted = {"usr": "/usr", "engine/engines": spec.engine, "engine/appliance/runner/sandbox": spec.sandbox}
+    wanted = {"usr": "/usr"}
     if spec.prefix != "/usr":
         wanted[INTERPRETER_HOME.lstrip("/")] = spec.prefix
     wanted |= {f"dev/{name}": f"/dev/{name}" for name in _DEVICES}
@@ -111,6 +117,23 @@ def _bind(source: _Source | str, target: Path) -> None:
         attributes |= syscalls.MOUNT_ATTR_NODEV
     syscalls.restrict_mount(str(target), attributes)
     os.close(source.fd)
+
+
+def _read_tree(folder: Path) -> dict[str, tuple[bytes, int]]:
+    """Relative path → content and time of change. Copied rather than mounted: a mount would show where the program lies."""
+    found = {}
+    for path in folder.rglob("*"):
+        if path.suffix in _PROGRAM_SUFFIXES:
+            found[str(path.relative_to(folder))] = (path.read_bytes(), path.stat().st_mtime_ns)
+    return found
+
+
+def _write_tree(folder: Path, tree: dict[str, tuple[bytes, int]]) -> None:
+    for name, (content, changed) in tree.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+        os.utime(path, ns=(changed, changed))  # compiled modules are checked against it
 
 
 def _make_dev(root: Path) -> None:

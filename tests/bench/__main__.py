@@ -1,0 +1,94 @@
+"""What a call costs, as ratios in one run: `make bench`.
+
+The machine is noisy: quote the ratio to the bare interpreter, not the milliseconds.
+"""
+
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from tests.appliance import Appliance, running
+
+NO_OP = "def Run(engine):\n    pass\n"
+ECHO = "import json\n\ndef Run(engine):\n    engine.result.set(json.loads(engine.body), content_type='json')\n"
+LOGS = "def Run(engine):\n    for n in range(20):\n        engine.log.info(f'line {n}')\n"
+BODY = b'{"text": "' + b"x" * 10_000 + b'"}'
+WARM_UP, SEQUENTIAL, PARALLEL, CLIENTS = 20, 300, 1500, 8
+
+
+class Row(NamedTuple):
+    name: str
+    times_ms: list[float]
+    a_second: float
+
+
+def main() -> None:
+    rows = [bare()]
+    with tempfile.TemporaryDirectory() as folder, running(Path(folder), worker_pool_size=4) as appliance:
+        for name, source, body in (("no-op", NO_OP, b""), ("JSON echo, 10 kB", ECHO, BODY), ("20 log lines", LOGS, b"")):
+            code_id = appliance.create(source)
+            rows.append(measured(f"{name}, 1 client", appliance, code_id, body, clients=1, calls=SEQUENTIAL))
+            rows.append(measured(f"{name}, {CLIENTS} clients", appliance, code_id, body, clients=CLIENTS, calls=PARALLEL))
+    show(rows)
+
+
+def bare() -> Row:
+    """The least that a process a call would cost: starting an interpreter that does nothing."""
+    times = [timed(lambda: subprocess.run([sys.executable, "-I", "-S", "-c", "pass"], check=True)) for _ in range(100)]
+    return Row("python -I -S -c pass", times, 1000 / statistics.mean(times))
+
+
+def measured(name: str, appliance: Appliance, code_id: str, body: bytes, *, clients: int, calls: int) -> Row:
+    times: list[float] = []
+    failures: list[str] = []
+
+    def client(count: int) -> None:
+        connection = appliance.connect()
+        for _ in range(count):
+            times.append(timed(lambda: call(connection)))
+
+    def call(connection: object) -> None:
+        connection.request("POST", f"/action/endpoint/{code_id}", body)  # type: ignore[attr-defined]
+        answer = connection.getresponse()  # type: ignore[attr-defined]
+        answer.read()
+        if answer.status != 200:
+            failures.append(str(answer.status))
+
+    client(WARM_UP)
+    times.clear()
+    threads = [threading.Thread(target=client, args=(calls // clients,)) for _ in range(clients)]
+    seconds = timed(lambda: in_parallel(threads)) / 1000
+    assert not failures, failures
+    return Row(name, times, len(times) / seconds)
+
+
+def in_parallel(threads: list[threading.Thread]) -> None:
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+def timed(work: Callable[[], object]) -> float:
+    """Milliseconds."""
+    started = time.perf_counter()
+    work()
+    return (time.perf_counter() - started) * 1000
+
+
+def show(rows: list[Row]) -> None:
+    base = statistics.median(rows[0].times_ms)
+    print(f"{'':28}{'p50 ms':>9}{'p95 ms':>9}{'p99 ms':>9}{'a second':>10}{'p50 / bare':>12}")
+    for row in rows:
+        p50, p95, p99 = (statistics.quantiles(row.times_ms, n=100)[index] for index in (49, 94, 98))
+        print(f"{row.name:28}{p50:9.2f}{p95:9.2f}{p99:9.2f}{row.a_second:10.0f}{p50 / base:12.2f}")
+
+
+if __name__ == "__main__":
+    main()
