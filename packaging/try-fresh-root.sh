@@ -13,6 +13,7 @@ PATH=$PATH:/usr/sbin:/sbin
 command -v debootstrap >/dev/null || { echo "try-fresh-root: needs debootstrap" >&2; exit 1; }
 checkout=$(cd "$(dirname "$0")/.." && pwd)
 release=bookworm
+certificates=/etc/host-certificates.pem
 work=$(mktemp -d /var/tmp/fresh-root.XXXXXX)
 root=$work/root
 # Everything mounted below it lives in namespaces that end with their last process.
@@ -32,7 +33,9 @@ make_root() {
     sources | sed 's/^/deb /' >"$root/etc/apt/sources.list"
     cp -rL /etc/apt/apt.conf.d/*proxy* /etc/apt/apt.conf.d/*artifact* "$root/etc/apt/apt.conf.d/" 2>/dev/null || true
     cp -L /etc/resolv.conf /etc/hosts "$root/etc/"
-    for path in /etc/pip.conf ${PIP_CERT:-} ${PIP_FIND_LINKS:-}; do
+    # At a place of its own: a package that brings certificates would write over the usual one.
+    cp -L "${PIP_CERT:-/etc/ssl/certs/ca-certificates.crt}" "$root$certificates"
+    for path in /etc/pip.conf ${PIP_FIND_LINKS:-}; do
         if [ -e "$path" ]; then mkdir -p "$root$(dirname "$path")" && cp -rL "$path" "$root$path"; fi
     done
     chroot "$root" useradd --create-home author
@@ -62,7 +65,7 @@ inside() {
         exec "$@"
     ' enter "$root" setpriv --reuid "$user" --regid "$user" --init-groups env -i \
         PATH=/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin HOME="$home" LANG=C.UTF-8 \
-        ${PIP_CERT:+PIP_CERT="$PIP_CERT"} ${PIP_FIND_LINKS:+PIP_FIND_LINKS="$PIP_FIND_LINKS"} \
+        PIP_CERT="$certificates" ${PIP_FIND_LINKS:+PIP_FIND_LINKS="$PIP_FIND_LINKS"} \
         ${PIP_INDEX_URL:+PIP_INDEX_URL="$PIP_INDEX_URL"} ${http_proxy:+http_proxy="$http_proxy"} ${https_proxy:+https_proxy="$https_proxy"} \
         sh -euc "$line"
 }
