@@ -12,7 +12,7 @@ SOURCES = [path for package in ("appliance", "ui", "engines") for path in sorted
 VALUES = {"entities", "errors"}
 INTERFACES = {"storage.interface", "coordination.interface", "runner"}
 RULES = {"codes", "calls", "access", "health", "metrics", "fields", "receipts", "runlog", "ends", "spool", "disk"}
-SERVICES = {"api", "ui", "events", "cleaning"}
+SERVICES = {"api", "ui", "events", "cleaning", "instances"}
 # Each part of appliance/ (its longest matching name) and what it may import beside itself.
 MAY_IMPORT: dict[str, set[str]] = {
     "entities": set(),
@@ -25,16 +25,17 @@ MAY_IMPORT: dict[str, set[str]] = {
     "sdnotify": set(),
     "admintoken": {"errors"},
     "privileges": {"errors", "runner"},
-    "supervisor": {"errors", "logsetup", "sdnotify"},
+    "supervisor": set(),
     "runner": VALUES,
     "storage.interface": VALUES,
     "coordination.interface": VALUES,
     "storage": VALUES | {"storage.interface"},
     "coordination": VALUES | {"coordination.interface"},
-    **dict.fromkeys(RULES | SERVICES, VALUES | INTERFACES | RULES),
+    **dict.fromkeys(RULES | SERVICES, VALUES | INTERFACES | RULES | {"supervisor"}),
     "__main__": {"cli"},
 }
-COMPOSITION = {"cli", "serve", "runfile"}  # they put everything together
+# They put everything together: the verbs that need all of it, and what `serve` is made of. The settings stop here.
+COMPOSITION = {"cli", "serve", "runfile", "startup", "assembly", "options"}
 # The modules that hold the bridge between Trio and asyncio, or that wrap one asyncio library.
 BRIDGES: set[str] = set()
 ASYNCIO_LIBRARIES = {"asyncio", "trio_asyncio", "asyncpg", "redis", "aio_pika", "aiormq", "aioboto3", "aiobotocore", "pymongo"}
