@@ -1,6 +1,7 @@
 """The rules of creating and changing a code: size → type → language → limits → blacklist. The caller has seen to permission."""
 
 from collections.abc import Collection, Mapping
+from enum import StrEnum
 from typing import Annotated, TypeVar
 
 import msgspec
@@ -23,7 +24,7 @@ _INSTALL = {
     Language.GO: "install Go 1.21 or later, in PATH or named by FLOWS_CODE_ACTIONS_GO, and restart",
 }
 
-E = TypeVar("E", CodeType, Language, Network)
+E = TypeVar("E", bound=StrEnum)
 
 _NO_NUL = r"^[^\x00]*$"
 _LIMIT_MEMORY = r"^([0-9]{1,9}M|default)$"

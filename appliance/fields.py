@@ -14,7 +14,9 @@ from appliance.errors import Invalid
 
 T = TypeVar("T")
 
-_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|[0-9a-f]{24}")
+ID_PATTERN = r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}|[0-9a-fA-F]{24}"
+
+_ID = re.compile(ID_PATTERN)
 _FAILED_AT = re.compile(r"`\$\.(\w+)")
 _MISSING = re.compile(r"missing required field `(\w+)`")
 # An unescaped + in a query is a space by the time that it is read.
@@ -34,10 +36,9 @@ def read(values: Mapping[str, str], into: type[T]) -> T:
 
 def entity_id(field: str, value: str) -> str:
     """An id in the form that stores compare: a UUID, or an ObjectID of 24 hex digits, in lower case."""
-    lowered = value.lower()
-    if not _ID.fullmatch(lowered):
+    if not _ID.fullmatch(value):
         raise Invalid(field, "takes a UUID, or an ObjectID of 24 hex digits")
-    return lowered
+    return value.lower()
 
 
 def time(field: str, value: str) -> datetime:

@@ -20,6 +20,7 @@ from appliance import fields
 from appliance.access import Access
 from appliance.api import actions, codes, failures, health, logs, metrics, runs, wire
 from appliance.api.auth import authenticate
+from appliance.api.connections import Lingering
 from appliance.api.incoming import query_of
 from appliance.api.middleware import Cors, RequestLog, note_route
 from appliance.api.openapi import document
@@ -163,4 +164,4 @@ def _surround(app: QuartTrio, services: Services, options: ApiOptions) -> None:
     inner: Callable[[Any, Any, Any], Coroutine[Any, Any, None]] = app.asgi_app
     surrounded = Cors(inner, options.cors_origins) if options.cors_origins else inner
     trusted = tuple(ip_network(proxy, strict=False) for proxy in options.trusted_proxies)
-    app.asgi_app = RequestLog(surrounded, services.metrics, trusted)  # type: ignore[method-assign]
+    app.asgi_app = Lingering(RequestLog(surrounded, services.metrics, trusted))  # type: ignore[method-assign]

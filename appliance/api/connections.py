@@ -1,12 +1,21 @@
-"""A connection that fails must not take the others with it.
+"""What Hypercorn 0.18 doesn't see to: a connection that fails must end alone, and one that was answered must stay in order.
 
-Hypercorn lets an exception out of its own protocol code reach the nursery that all connections share, and with it the program:
-an HTTP/2 request whose path isn't ASCII was enough (hypercorn 0.18, `protocol/http_stream.py`, tried).
+Both were met while trying: an HTTP/2 request whose path isn't ASCII ended the program, since an exception of Hypercorn's own
+protocol code reaches the nursery that all connections share; and an answer that was given before the request's body had arrived
+left the connection open and deaf, since the end of the stream cancels the task that is about to close it.
 """
+
+from typing import Any
 
 import hypercorn.trio.run
 import structlog
+import trio
 from hypercorn.trio.tcp_server import TCPServer
+
+from appliance.api.middleware import App, Message, Send
+
+# How long a client may go on sending what nobody wants before it is cut off, and may miss the answer to it.
+LINGER_S = 5.0
 
 log = structlog.get_logger()
 
@@ -24,3 +33,36 @@ class ContainedServer(TCPServer):
 def contain_failures() -> None:
     """To be called before Hypercorn's `serve`, which has no other way to be told."""
     hypercorn.trio.run.TCPServer = ContainedServer  # type: ignore[attr-defined]
+
+
+class Lingering:
+    """The answer ends only when the request has: then the connection can take the next one, or be closed without a reset."""
+
+    def __init__(self, app: App) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        arrived = trio.Event()
+        has_ended = False
+
+        async def receiving() -> Message:
+            message: Message = await receive()
+            if message["type"] == "http.disconnect" and has_ended:
+                # The answer's own end, not the client's: the app would cancel itself in the middle of sending it.
+                await trio.sleep_forever()
+            if not message.get("more_body", False):
+                arrived.set()
+            return message
+
+        async def sending(message: Message) -> None:
+            nonlocal has_ended
+            if message["type"] == "http.response.body" and not message.get("more_body", False):
+                with trio.move_on_after(LINGER_S):
+                    await arrived.wait()
+                has_ended = True
+            await send(message)
+
+        await self._app(scope, receiving, sending)

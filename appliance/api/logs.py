@@ -6,7 +6,7 @@ import msgspec
 from msgspec import Meta
 
 from appliance.api.routes import Context, Reply, Route, json
-from appliance.api.runs import Id, project_of_code, project_of_run
+from appliance.api.runs import OptionalId, project_of_code, project_of_run
 from appliance.api.wire import LogOut, LogPageOut, Message, log_out
 from appliance.entities import CodeLog
 from appliance.errors import Invalid, NotFound
@@ -17,8 +17,8 @@ PER_PAGE = 20
 
 
 class Wanted(msgspec.Struct, frozen=True, kw_only=True):
-    run_id: Id = ""
-    code_id: Id = ""
+    run_id: OptionalId = ""
+    code_id: OptionalId = ""
     # Bounded so that a store can count to it.
     page: Annotated[int, Meta(ge=1, le=1_000_000_000, description="a whole number from 1 to 1000000000")] = 1
 

@@ -8,9 +8,9 @@ import msgspec
 
 from appliance.api.routes import ANY, Auth, Body, Route
 from appliance.api.wire import Message
+from appliance.fields import ID_PATTERN
 
 _PARAMETER = re.compile(r"\{(\w+)\}")
-_ID = r"^([0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}|[0-9a-fA-F]{24})$"
 # OpenAPI can't say "any method".
 _EVERY = ("get", "put", "post", "delete", "patch")
 _STATUS_TEXT = {
@@ -83,13 +83,13 @@ def _operation(route: Route, method: str, named: Mapping[str, Json], components:
     if route.auth is not Auth.NONE:
         operation["security"] = [{"token": []}]
     if route.body is not Body.NONE and method != "get":
-        media = "text/plain" if route.body is Body.SOURCE else "*/*"
-        operation["requestBody"] = {"content": {media: {"schema": {"type": "string"}}}}
+        content = {"text/plain": {"schema": {"type": "string"}}} if route.body is Body.SOURCE else {"*/*": {"schema": {}}}
+        operation["requestBody"] = {"content": content}
     return operation
 
 
 def _path_parameters(route: Route) -> list[Json]:
-    schema = {"type": "string", "pattern": _ID}
+    schema = {"type": "string", "pattern": f"^({ID_PATTERN})$"}
     return [{"name": name, "in": "path", "required": True, "schema": schema} for name in _PARAMETER.findall(route.path)]
 
 

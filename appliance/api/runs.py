@@ -1,6 +1,6 @@
 """`/coderun`: the runs of a code, by pages; one run; its end before its time."""
 
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Annotated
 from urllib.parse import urlencode
 
@@ -11,14 +11,21 @@ from appliance.api.routes import Context, Reply, Route, json
 from appliance.api.wire import Message, RunOut, run_out
 from appliance.entities import CodeRun
 from appliance.errors import NotFound
-from appliance.fields import entity_id, time
+from appliance.fields import ID_PATTERN, entity_id, time
 from appliance.storage.interface import RunQuery, Storage
 
 MOST = 1000  # runs a page
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 _TIME = "a date, or a time such as 2024-12-10T00:00:00, with or without a zone"
-Time = Annotated[str, Meta(description=_TIME, extra_json_schema={"format": "date-time"})]
-Id = Annotated[str, Meta(description="a UUID, or an ObjectID of 24 hex digits")]
+# The last run of a page: microseconds since 1970 of its creation, and its id.
+_PLACE = f"^([0-9]{{1,16}}~({ID_PATTERN}))?$"
+Time = Annotated[
+    str, Meta(description=_TIME, extra_json_schema={"anyOf": [{"format": "date-time"}, {"format": "date"}, {"maxLength": 0}]})
+]
+_ID = "a UUID, or an ObjectID of 24 hex digits"
+Id = Annotated[str, Meta(description=_ID, pattern=f"^({ID_PATTERN})$")]
+OptionalId = Annotated[str, Meta(description=_ID, pattern=f"^({ID_PATTERN})?$")]
 
 
 class OfCode(msgspec.Struct, frozen=True, kw_only=True):
@@ -26,7 +33,7 @@ class OfCode(msgspec.Struct, frozen=True, kw_only=True):
     after: Time = ""
     before: Time = ""
     limit: Annotated[int, Meta(ge=1, le=MOST, description=f"a whole number from 1 to {MOST}")] = MOST
-    older_than: Annotated[str, Meta(description="what a page's Link to the next one has")] = ""
+    older_than: Annotated[str, Meta(description="what a page's Link to the next one has", pattern=_PLACE)] = ""
 
 
 async def of_code(context: Context[OfCode]) -> Reply:
@@ -88,13 +95,13 @@ def _wanted(query: OfCode) -> RunQuery:
 
 def _place(value: str) -> tuple[datetime, str]:
     at, _, run_id = value.partition("~")
-    return time("older_than", at), entity_id("older_than", run_id)
+    return _EPOCH + timedelta(microseconds=int(at)), run_id.lower()
 
 
 def _next_page(query: OfCode, last: CodeRun) -> tuple[str, str]:
     """RFC 8288; a reference from the root, which keeps the query but for the page's place."""
     asked = {name: value for name, value in msgspec.structs.asdict(query).items() if value}
-    asked["older_than"] = f"{last.created_at.isoformat()}~{last.id}"
+    asked["older_than"] = f"{(last.created_at - _EPOCH) // timedelta(microseconds=1)}~{last.id}"
     return ("Link", f'</coderun?{urlencode(asked)}>; rel="next"')
 
 
