@@ -24,7 +24,7 @@ from appliance.entities import Language, Network
 from appliance.runner import packets, wire
 from appliance.runner.launch.parking import Kind, Parking, Unavailable
 from appliance.runner.launch.sandboxes import Sandbox
-from appliance.runner.launch.slots import Slots, refuse_taken
+from appliance.runner.launch.slots import Slots, free_range
 from appliance.runner.sandbox import syscalls
 
 log = structlog.get_logger()
@@ -46,8 +46,7 @@ def main(options: LaunchOptions) -> int:
     syscalls.become_subreaper()
     slots = None
     if os.geteuid() == 0:
-        refuse_taken(options.uid_base)
-        slots = Slots(options.uid_base)
+        slots = Slots(free_range(options.uid_base))
     trio.run(_serve, options, slots)
     return 0
 

@@ -1,13 +1,23 @@
-"""Two uids a slot, for the worker and the guard of one sandbox: nobody else on the host may have them."""
+"""Two uids a slot, for the worker and the guard of one sandbox: nobody else on the host may have them.
 
+Several launchers may work on one host (`codeactions run` beside `serve`), each in a range of its own: the first free one from
+SANDBOX_UID_BASE on. A range is taken by a lock of its byte in one file, which lasts as long as the launcher.
+"""
+
+import fcntl
 import os
 from pathlib import Path
 from typing import NamedTuple
 
+from appliance.errors import CannotStart
+
 SLOTS = 1024  # sandboxes at once, parked ones included
+_RANGE = 2 * SLOTS
+_MOST_LAUNCHERS = 64
+_LOCKS = "/run/codeactions-uids.lock"  # root's: a lock that others could take would keep us from starting
 
 
-class UidsTaken(ValueError):
+class UidsTaken(CannotStart):
     """Some account or process has a uid of ours; the message says which, and what to do."""
 
 
@@ -29,9 +39,29 @@ class Slots:
         self._free.append(slot)
 
 
-def refuse_taken(base: int) -> None:
-    """Raises `UidsTaken` when passwd, group, subuid, subgid or a live process has a uid of the range."""
-    ours = range(base, base + 2 * SLOTS)
+def free_range(base: int) -> int:
+    """The first uid of a range that is ours alone, until this process ends. Raises `UidsTaken`."""
+    locks = os.open(_LOCKS, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    live = {uid for entry in os.scandir("/proc") if entry.name.isdigit() and (uid := _owner(entry)) is not None}
+    for first in range(base, base + _MOST_LAUNCHERS * _RANGE, _RANGE):
+        ours = range(first, first + _RANGE)
+        _refuse_accounts(ours)
+        if live.isdisjoint(ours) and _lock(locks, first):
+            return first
+    raise UidsTaken(f"processes have uids of ours from {base} on: end them, or set SANDBOX_UID_BASE to a free range")
+
+
+def _lock(locks: int, first: int) -> bool:
+    """The descriptor stays open: closing any of the file would give its locks back."""
+    try:
+        fcntl.lockf(locks, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, first)
+    except OSError:
+        return False
+    return True
+
+
+def _refuse_accounts(ours: range) -> None:
+    """Raises `UidsTaken` when passwd, group, subuid or subgid has an id of the range."""
     for path in ("/etc/passwd", "/etc/group"):
         for fields in _lines(path):
             if len(fields) > 2 and fields[2].isdigit() and int(fields[2]) in ours:
@@ -40,9 +70,6 @@ def refuse_taken(base: int) -> None:
         for fields in _lines(path):
             if len(fields) == 3 and _overlap(fields[1], fields[2], ours):
                 raise UidsTaken(f"{path}: {fields[0]} has ids of ours: set SANDBOX_UID_BASE to a free range of {len(ours)}")
-    for entry in os.scandir("/proc"):
-        if entry.name.isdigit() and (uid := _owner(entry)) is not None and uid in ours:
-            raise UidsTaken(f"process {entry.name} has uid {uid}, one of ours: end it, or set SANDBOX_UID_BASE to a free range")
 
 
 def _lines(path: str) -> list[list[str]]:
