@@ -10,7 +10,7 @@ that is done, and raised at last.
 
 import socket
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import time, timedelta
 from functools import partial
 
@@ -24,6 +24,7 @@ from appliance.assembly import Opened, assemble
 from appliance.coordination import open_coordination
 from appliance.ends import open_ends
 from appliance.entities import new_id
+from appliance.errors import StoreFailed
 from appliance.instances import close_abandoned, keep_alive
 from appliance.runner.launcher import Launcher, LauncherGone, connect
 from appliance.settings import Loaded, Settings
@@ -48,7 +49,8 @@ async def _serve(loaded: Loaded, begun: startup.Begun) -> None:
             watchers.start_soon(_listen, opened.launcher, fate, name="launcher")
             await close_abandoned(opened.storage, instance)
             await _run_jobs(loaded, begun, opened, fate, instance)
-            await opened.storage.instances.forget(instance)
+            with suppress(StoreFailed):  # then it is one that has stopped beating
+                await opened.storage.instances.forget(instance)
             watchers.cancel_scope.cancel()
     fate.raise_failure()
 

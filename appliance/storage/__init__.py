@@ -5,11 +5,13 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from appliance.errors import CannotStart
+
 if TYPE_CHECKING:
     from appliance.storage.interface import Storage
 
 
-class CannotOpen(RuntimeError):
+class CannotOpen(CannotStart):
     """The store can't be opened at start; the message is one line that says which and why, for the person who starts it."""
 
 
