@@ -103,7 +103,7 @@ def check_logs(expect: Expect, logs: Iterable[tuple[str, str]]) -> None:
     actual = list(logs)
     expected = list(expect.logs)
     if expect.any_order:
-        actual.sort()
+        actual.sort(key=str)
         expected.sort(key=str)
     assert len(actual) == len(expected), actual
     for entry, wanted in zip(actual, expected, strict=True):

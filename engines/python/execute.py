@@ -44,6 +44,8 @@ def _finish(returned: object) -> None:
         asyncio.run(returned)
     elif inspect.isawaitable(returned):
         asyncio.run(_wait(returned))
+    elif inspect.isgenerator(returned) or inspect.isasyncgen(returned):
+        raise TypeError("Run has a yield in it, so nothing of it was executed")
 
 
 async def _wait(awaitable: Awaitable[object]) -> None:

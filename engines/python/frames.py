@@ -32,14 +32,14 @@ class CutError(EOFError):
     """The other end closed in the middle of a frame."""
 
 
-def read_frame(fd: int) -> tuple[dict[str, Any], bytes] | None:
+def read_frame(fd: int) -> tuple[dict[str, Any], bytearray] | None:
     """The next frame's header and blob; None when the other end closed before it began. Raises CutError."""
     sizes = _read(fd, _SIZES.size)
     if not sizes:
         return None
     header_size, blob_size = _SIZES.unpack(sizes)
     header = json.loads(_read(fd, header_size))
-    return header, bytes(_read(fd, blob_size))
+    return header, _read(fd, blob_size)
 
 
 def _read(fd: int, size: int) -> bytearray:

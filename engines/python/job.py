@@ -17,7 +17,7 @@ class Job(NamedTuple):
     max_result_bytes: int
 
     @classmethod
-    def from_frame(cls, header: dict[str, Any], blob: bytes) -> "Job":
+    def from_frame(cls, header: dict[str, Any], blob: bytearray) -> "Job":
         size = header["source_bytes"]
         return cls(
             # An editor's byte-order mark is no part of a program, but the compiler takes it for one.
@@ -26,7 +26,7 @@ class Job(NamedTuple):
             path=header["path"],
             params=header["params"],
             headers=header["headers"],
-            body=blob[size:],
+            body=bytes(memoryview(blob)[size:]),
             limits=header["limits"],
             max_log_bytes=header["max_log_bytes"],
             max_result_bytes=header["max_result_bytes"],

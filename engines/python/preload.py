@@ -64,6 +64,7 @@ import re
 import secrets
 import shutil
 import signal
+import site
 import smtplib
 import socket
 import sqlite3
@@ -92,5 +93,8 @@ import zlib
 import zoneinfo
 
 from engines.python.worker import run_job
+
+# The zygote starts without `site` (-S): no folder decides what is imported. But authors write exit().
+site.setquit()
 
 __all__ = ["run_job"]

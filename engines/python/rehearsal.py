@@ -48,7 +48,7 @@ def rehearse(streams: Streams) -> None:
     sys.modules.pop(source.MODULE, None)
 
 
-def _through_a_pipe() -> tuple[dict[str, object], bytes]:
+def _through_a_pipe() -> tuple[dict[str, object], bytearray]:
     reader, writer = os.pipe()
     header = json.dumps(_HEADER).encode()
     os.write(writer, len(header).to_bytes(4, "big") + len(_SOURCE).to_bytes(4, "big") + header + _SOURCE)

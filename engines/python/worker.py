@@ -20,6 +20,7 @@ from engines.python.rehearsal import rehearse
 from engines.python.streams import Streams
 from engines.python.text import cut, encode
 
+_RESERVE = 2 * 1024 * 1024  # bytes, given back when memory has run out, so that this can be said; not touched, so not used
 _THREAD_STACK = 1024 * 1024  # bytes: the default of 8 MiB a thread would count against the memory limit (RLIMIT_DATA)
 
 
@@ -51,6 +52,7 @@ class _Worker:
         self._channel.follow_forks()
         self._streams = Streams(self._channel)
         self._limits: dict[str, object] = {}
+        self._reserve = bytearray(_RESERVE)
         random.seed()
         threading.stack_size(_THREAD_STACK)
         threading.excepthook = self._log_thread_error
@@ -90,6 +92,7 @@ class _Worker:
         return self._completed()
 
     def _failed(self, error: BaseException) -> int:
+        del self._reserve
         failure = failure_of(error, self._limits)
         self._log_error(failure.traceback)
         return self._fail(failure.kind, failure.message)

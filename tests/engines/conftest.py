@@ -39,11 +39,17 @@ class Ran(msgspec.Struct):
 
     @property
     def logs(self) -> list[tuple[str, str]]:
-        return [(header["level"], blob.decode()) for header, blob in self.frames if header["type"] == "log"]
+        """A plain program's output is its result, and logged by the server besides."""
+        sent = [(header["level"], blob.decode()) for header, blob in self.frames if header["type"] == "log"]
+        return sent + [("debug", line) for line in self.stdout.decode("utf-8", "replace").splitlines() if self.is_plain]
+
+    @property
+    def is_plain(self) -> bool:
+        return bool(self.frames) and self.frames[0][0]["type"] == "plain"
 
     @property
     def result(self) -> tuple[dict[str, Any], bytes]:
-        if self.frames[0][0]["type"] == "plain":
+        if self.is_plain:
             return {"status_code": 200, "content_type": "text", "headers": []}, self.stdout
         results = [frame for frame in self.frames if frame[0]["type"] == "result"]
         return results[-1] if results else ({"status_code": 200, "content_type": "text", "headers": []}, b"")
@@ -105,7 +111,8 @@ def frame(header: dict[str, Any], blob: bytes) -> bytes:
 
 def read_frames(fd: int, frames: list[tuple[dict[str, Any], bytes]]) -> None:
     while (found := read_frame(fd)) is not None:
-        frames.append(found)
+        header, blob = found
+        frames.append((header, bytes(blob)))
 
 
 def drain(fd: int, data: bytearray) -> Callable[[], None]:
