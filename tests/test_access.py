@@ -4,7 +4,7 @@ import pytest
 
 from appliance.access import ADMIN, ANYBODY, Access, Kind, Principal
 from appliance.entities import Role, UserPermission, new_id, now
-from appliance.errors import Forbidden
+from appliance.errors import Forbidden, Unauthenticated
 from appliance.storage.memory import MemoryStorage
 
 TEAMMATE = Principal(kind=Kind.USER, email="teammate@example.org")
@@ -18,6 +18,15 @@ async def access_where_the_teammate_is(role: Role) -> Access:
         UserPermission(id=new_id(), project_uuid="ours", email=TEAMMATE.email, role=role, created_at=at, updated_at=at)
     )
     return Access(admin_token="a", auth_token="b", metrics_token="c", open_to_all=False, permissions=permissions)
+
+
+async def test_a_token_that_is_not_ascii_is_compared_by_its_bytes() -> None:
+    permissions = MemoryStorage().permissions
+    access = Access(admin_token="tökén", auth_token="", metrics_token="", open_to_all=False, permissions=permissions)
+    assert await access.principal("Token tökén".encode()) == ADMIN
+    for other in ("Token tökén".encode("latin-1"), b"Token \xff", b"Token token", b"Token"):
+        with pytest.raises(Unauthenticated):
+            await access.principal(other)
 
 
 @pytest.mark.parametrize("principal", [ADMIN, SERVICE])

@@ -20,7 +20,7 @@ from appliance import fields
 from appliance.access import Access
 from appliance.api import actions, codes, failures, health, logs, metrics, runs, wire
 from appliance.api.auth import authenticate
-from appliance.api.connections import Lingering
+from appliance.api.connections import Lingering, contain_failures
 from appliance.api.incoming import query_of
 from appliance.api.middleware import Cors, RequestLog, note_route
 from appliance.api.openapi import document
@@ -59,6 +59,8 @@ class ApiOptions(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def make_app(services: Services, options: ApiOptions) -> QuartTrio:
+    """The application for Hypercorn, which is taught here to keep one connection's failure to itself."""
+    contain_failures()
     app = QuartTrio("appliance.api")
     # What Quart keeps of a body that no handler has read yet; a source may come near its limit even where bodies may not.
     app.config["MAX_CONTENT_LENGTH"] = max(options.max_body_bytes, SOURCE_LIMIT)

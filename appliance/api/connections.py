@@ -31,7 +31,7 @@ class ContainedServer(TCPServer):
 
 
 def contain_failures() -> None:
-    """To be called before Hypercorn's `serve`, which has no other way to be told."""
+    """Before Hypercorn's `serve` begins, which has no other way to be told."""
     hypercorn.trio.run.TCPServer = ContainedServer  # type: ignore[attr-defined]
 
 

@@ -117,7 +117,7 @@ def _responses(route: Route, named: Mapping[str, Json]) -> Json:
 def _response(status: int, answer: Any, named: Mapping[str, Json]) -> Json:
     response: Json = {"description": _STATUS_TEXT[status]}
     if isinstance(answer, str):
-        response["content"] = {answer: {"schema": {"type": "string"}}}
+        response["content"] = {answer: {"schema": {} if answer == "*/*" else {"type": "string"}}}
     elif answer is not None:
         response["content"] = {"application/json": {"schema": named[str(answer)]}}
     return response

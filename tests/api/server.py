@@ -20,7 +20,6 @@ from hypercorn.trio import serve
 
 from appliance.access import Access
 from appliance.api.app import ApiOptions, Services, make_app
-from appliance.api.connections import contain_failures
 from appliance.calls import CallOptions, Calls
 from appliance.codes import Rules
 from appliance.coordination import open_coordination
@@ -36,7 +35,7 @@ from appliance.storage import open_storage
 from appliance.storage.interface import Storage
 from appliance.supervisor import Fate, Jobs
 
-ADMIN = "Token admin-tökén".encode()
+ADMIN = b"Token admin-token"
 RUN = {"Authorization": "Token run-token"}
 METRICS = {"Authorization": "Bearer metrics-token"}
 WAIT = "WAIT"
@@ -151,7 +150,7 @@ async def open_api(folder: Path, setup: Setup = Setup()) -> AsyncIterator[Api]:
             options=_call_options(),
         )
         access = Access(
-            admin_token="admin-tökén",
+            admin_token="admin-token",
             auth_token=setup.auth_token,
             metrics_token="metrics-token",
             open_to_all=setup.open_to_all,
@@ -167,7 +166,6 @@ async def open_api(folder: Path, setup: Setup = Setup()) -> AsyncIterator[Api]:
 
 
 async def _clients(http: trio.Nursery, services: Services, options: ApiOptions, runner: ScriptedRunner) -> Api:
-    contain_failures()
     config = Config()
     config.bind = ["127.0.0.1:0"]
     config.include_server_header = False

@@ -1,5 +1,6 @@
 """Codes over HTTP: creating, reading, changing, deleting, and each thing that is refused."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -7,7 +8,7 @@ import pytest
 from appliance.entities import Code, CodeType, Language, new_id, now
 from tests.api.server import WAIT, Api
 
-VALID: dict[str, str | None] = {"name": "greet", "language": "python", "type": "endpoint", "project_uuid": "project-1"}
+VALID = {"name": "greet", "language": "python", "type": "endpoint", "project_uuid": "project-1"}
 OBJECT_ID = "0123456789abcdef01234567"
 MIB = 1024 * 1024
 
@@ -45,8 +46,8 @@ REFUSED: list[tuple[dict[str, str | None], bytes, str]] = [
 ]
 
 
-def _query(changes: dict[str, str | None]) -> dict[str, str]:
-    return {name: value for name, value in (VALID | changes).items() if value is not None}
+def _query(changes: Mapping[str, str | None]) -> dict[str, str]:
+    return {name: value for name, value in {**VALID, **changes}.items() if value is not None}
 
 
 @pytest.mark.parametrize(("changes", "source", "message"), REFUSED)
@@ -66,7 +67,7 @@ async def test_a_query_that_is_not_utf8_is_refused_by_name(api: Api) -> None:
 
 
 async def test_size_is_checked_before_type_and_type_before_language_and_that_before_the_blacklist(api: Api) -> None:
-    wrong = _query({"type": "cron", "language": "cobol"})
+    wrong = VALID | {"type": "cron", "language": "cobol"}
     messages = [
         (await api.admin.post("/code", params=wrong, content=b"os.system" * MIB)).json()["message"],
         (await api.admin.post("/code", params=wrong, content=b"os.system")).json()["message"],
