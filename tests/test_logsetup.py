@@ -19,7 +19,8 @@ PROGRAM = Path(__file__).parent / "log_a_few_lines.py"
 
 
 def command(level: str, style: str, journal: Path = Path("/nonexistent")) -> list[str]:
-    return [sys.executable, "-W", "default", str(PROGRAM), level, style, str(journal)]
+    # -P: beside the program lies tests/appliance.py.
+    return [sys.executable, "-P", "-W", "default", str(PROGRAM), level, style, str(journal)]
 
 
 def stderr_of(level: str, style: str, journal: Path = Path("/nonexistent")) -> str:
