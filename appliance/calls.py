@@ -174,11 +174,12 @@ class Calls:
 
     def _prepare(self, code: Code, request: Request) -> _Flight:
         ticket = self._runner.admit(code.project_uuid)
+        limits = self._options.limits_of(code)
         origin = Origin(
             project_uuid=code.project_uuid,
             instance=self._options.instance,
-            limits=self._options.limits_of(code),
-            isolation=self._runner.isolation,
+            limits=limits,
+            isolation=self._runner.isolation_of(limits),
         )
         body, about = self._kept("body", request.body)
         at = now()

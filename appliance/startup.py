@@ -41,6 +41,7 @@ class Begun:
         config.bind = [f"fd://{self.listener.detach()}"]
         config.accesslog = None
         config.errorlog = logsetup.standard_logger("hypercorn.error")
+        config.errorlog.setLevel("WARNING")  # that it runs is ours to say
         config.include_server_header = False
         config.graceful_timeout = settings.drain_timeout + _ANSWER_SECONDS
         return config

@@ -30,6 +30,7 @@ OnLog = Callable[[LogEntry], Awaitable[None]]
 
 TIMEOUT_MESSAGE = "timeout: request context timeout limit exceeded"
 _READ_BYTES = 64 << 10
+_CLAIM_SECONDS = 30  # making a sandbox takes milliseconds; a launcher that is stuck must not hold a caller for ever
 _BACKSTOP_SECONDS = 5  # how much later than the server's deadline the guard's own timer ends everything
 _KINDS_OF_ENGINE = {OutcomeKind.ERROR, OutcomeKind.OUT_OF_MEMORY, OutcomeKind.TOO_MANY_PROCESSES, OutcomeKind.OUTPUT_LIMIT}
 
@@ -74,20 +75,27 @@ class Execution:
 
     async def run(self) -> Outcome:
         """Never raises for what the action did. Cancelling it kills the run at once, and leaves no outcome."""
+        end: wire.Ended | None = None
         started = trio.current_time()
-        sandbox: ClaimedSandbox | None = None
-        deadline_ms = (self._job.limits.timeout_s + _BACKSTOP_SECONDS) * 1000
         try:
-            sandbox = await self._launcher.claim(self._job.run_id, self._job.language, self._job.limits.network, deadline_ms)
+            sandbox = await self._claim()
+            started = trio.current_time()
             end = await self._conduct(sandbox, started + self._job.limits.timeout_s)
         except ClaimRefused as refusal:
             return Outcome(kind=OutcomeKind.COULD_NOT_START, message=f"the run could not start: {refusal}")
         except LauncherGone:
-            end = None
+            pass  # `end` stays None
         if (entry := self._budget.last_entry()) is not None:
             await self._on_log(entry)
         wall_ms = (trio.current_time() - started) * 1000
         return conclude(self._cause, end, self._failed, self._completed_result(), wall_ms, self._bounds)
+
+    async def _claim(self) -> ClaimedSandbox:
+        limits = self._job.limits
+        backstop_ms = (limits.timeout_s + _BACKSTOP_SECONDS) * 1000
+        with trio.move_on_after(_CLAIM_SECONDS):
+            return await self._launcher.claim(self._job.run_id, self._job.language, limits.network, backstop_ms)
+        raise ClaimRefused(f"no sandbox was ready within {_CLAIM_SECONDS} s")
 
     async def _conduct(self, sandbox: ClaimedSandbox, deadline: float) -> wire.Ended | None:
         async with trio.open_nursery() as nursery:
@@ -118,6 +126,8 @@ class Execution:
     async def _write_job(self, fd: int) -> None:
         frame = wire.job_frame(self._job, self._bounds.max_log_bytes, self._bounds.max_result_bytes)
         async with trio.lowlevel.FdStream(fd) as stream:
+            if self._cause is not None:
+                return  # ended before it began: a worker that gets no job ends by itself
             with suppress(trio.BrokenResourceError):  # it ended before it had read its job: the launcher says how
                 await stream.send_all(frame)
 

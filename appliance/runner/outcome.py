@@ -18,6 +18,9 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     network: Network
 
 
+NETWORK_FILTER = "network_filter"
+
+
 class Isolation(msgspec.Struct, frozen=True, kw_only=True):
     """How strong the cage is on this host; `missing` names what it lacks (scope, seccomp, network_filter, own_uid, …)."""
 

@@ -7,17 +7,17 @@ from types import TracebackType
 import msgspec
 import trio
 
-from appliance.entities import Language
+from appliance.entities import Language, Network
 from appliance.errors import Busy
 from appliance.runner.execution import Bounds, Cause, Execution, OnLog
 from appliance.runner.launcher import Launcher
-from appliance.runner.outcome import Isolation, Job, Outcome, OutcomeKind, Usage
+from appliance.runner.outcome import NETWORK_FILTER, Isolation, Job, Limits, Outcome, OutcomeKind, Usage
 
 _RETRY_SECONDS = 1.0
 
 
 class PoolOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """`workers` runs at once; `queue` waiting in all, `project_queue` of one project, none longer than `queue_timeout` seconds."""
+    """`workers` runs at once; `queue` waiting in all, `project_queue` of one project, for at most `queue_timeout` seconds."""
 
     workers: int
     queue: int
@@ -63,6 +63,13 @@ class Runner:
     @property
     def isolation(self) -> Isolation:
         return self._launcher.isolation
+
+    def isolation_of(self, limits: Limits) -> Isolation:
+        """Of one run: what has no network needs no filter for it."""
+        if limits.network is Network.INTERNET:
+            return self.isolation
+        missing = tuple(name for name in self.isolation.missing if name != NETWORK_FILTER)
+        return Isolation(level="reduced" if missing else "full", missing=missing)
 
     @property
     def floor(self) -> str:

@@ -25,12 +25,13 @@ from appliance.runner import packets, wire
 from appliance.runner.launch.parking import Kind, Parking, Unavailable
 from appliance.runner.launch.sandboxes import Sandbox
 from appliance.runner.launch.slots import Slots, free_range
+from appliance.runner.outcome import NETWORK_FILTER
 from appliance.runner.sandbox import syscalls
 
 log = structlog.get_logger()
 
 # What the whole cage has and this version has not: scopes, the system call filter and the packet filter.
-_NOT_BUILT = ("scope", "seccomp", "network_filter")
+_NOT_BUILT = ("scope", "seccomp", NETWORK_FILTER)
 
 
 class LaunchOptions(NamedTuple):

@@ -27,7 +27,7 @@ class Slot(NamedTuple):
 
 
 class Slots:
-    """Free slots; one is given back when nothing of its uids lives any more. A dead pid namespace is the kernel's word for that."""
+    """Free slots. One is given back when nothing of its uids lives any more: a dead pid namespace is the kernel's word for it."""
 
     def __init__(self, base: int) -> None:
         self._free = [Slot(base + 2 * index, base + 2 * index + 1) for index in reversed(range(SLOTS))]

@@ -94,6 +94,8 @@ def main() -> None:
     from engines.python import preload
 
     sys.path.remove("/engine")
+    for name in [name for name in sys.modules if name.partition(".")[0] == "appliance"]:
+        del sys.modules[name]  # an action's own module of that name is the one that it gets
     sys.argv = [""]
     control = socket.socket(fileno=CONTROL)
     namespace = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
