@@ -59,7 +59,7 @@ def standard_logger(name: str) -> logging.Logger:
 
 
 def _processors(style: Style) -> list[Processor]:
-    first: list[Processor] = [structlog.contextvars.merge_contextvars, structlog.processors.add_log_level]
+    first: list[Processor] = [_with_context, structlog.processors.add_log_level]
     stamp = structlog.processors.TimeStamper(fmt="iso", utc=True)
     match style:
         case Style.TERMINAL:
@@ -82,6 +82,13 @@ def _factory(style: Style) -> Callable[..., WrappedLogger]:
             return lambda *_: journal
         case Style.JSON:
             return structlog.BytesLoggerFactory(sys.stderr.buffer)
+
+
+def _with_context(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+    """Adds what is bound to the task (run_id, code_id), always in the same order; structlog's own way leaves that to chance."""
+    for key, value in sorted(structlog.contextvars.get_contextvars().items()):
+        event.setdefault(key, value)
+    return event
 
 
 def _as_json(_: WrappedLogger, __: str, event: EventDict) -> bytes:

@@ -105,7 +105,7 @@ def test_a_terminal_gets_lines_for_people() -> None:
 def test_the_journal_gets_fields_of_its_own(journal: socket.socket, tmp_path: Path) -> None:
     assert stderr_of("info", "journal", tmp_path / "journal") == ""
     entry = fields_of(journal.recv(65536))
-    assert entry["MESSAGE"] == 'run ended outcome=completed wall_ms=3.5 places=["a","b"] run_id=r-1 code_id=c-1'
+    assert entry["MESSAGE"] == 'run ended outcome=completed wall_ms=3.5 places=["a","b"] code_id=c-1 run_id=r-1'
     assert (entry["PRIORITY"], entry["SYSLOG_IDENTIFIER"], entry["EVENT"]) == ("6", "codeactions", "run ended")
     assert (entry["RUN_ID"], entry["CODE_ID"], entry["WALL_MS"]) == ("r-1", "c-1", "3.5")
 
