@@ -4,7 +4,6 @@ A source is an `Outcome` as JSON (made by `ends`), or `WAIT`, which runs until i
 """
 
 import base64
-import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
@@ -73,11 +72,6 @@ class Api(msgspec.Struct, frozen=True, kw_only=True):
         answer = await self.admin.post("/code", params=asked, content=source.encode())
         assert answer.status_code == 201, answer.text
         return str(answer.json()["id"])
-
-    def connection(self) -> socket.socket:
-        """For what no HTTP library would send."""
-        port = int(self.url.rpartition(":")[2])
-        return socket.create_connection(("127.0.0.1", port), timeout=20)
 
 
 def ends(kind: OutcomeKind = OutcomeKind.COMPLETED, message: str | None = None, **result: Any) -> str:

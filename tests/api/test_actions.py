@@ -216,9 +216,31 @@ async def _in_chunks(size: int) -> Any:
 async def test_a_body_over_the_limit_is_refused_by_its_length_and_in_chunks(api: Api) -> None:
     code_id = await api.create(ends(value=b"taken"))
     path = f"/action/endpoint/{code_id}"
-    most, over = await api.anybody.post(path, content=b"x" * 100_000), await api.anybody.post(path, content=b"x" * 100_001)
-    chunked, over_chunked = await api.anybody.post(path, content=_in_chunks(100_000)), None
-    over_chunked = await api.anybody.post(path, content=_in_chunks(1_100_000))
-    assert [answer.status_code for answer in (most, over, chunked, over_chunked)] == [200, 413, 200, 413]
-    assert "100000 bytes" in over.json()["message"]
+    bodies = (b"x" * 100_000, b"x" * 100_001, _in_chunks(100_000), _in_chunks(1_100_000))
+    answers = [await api.anybody.post(path, content=body) for body in bodies]
+    assert [answer.status_code for answer in answers] == [200, 413, 200, 413]
+    assert "100000 bytes" in answers[1].json()["message"]
     assert len((await api.admin.get("/coderun", params={"code_id": code_id})).json()) == 2
+
+
+@pytest.mark.parametrize("path", ["/endpoint/", "/run/"])
+async def test_a_body_over_the_limit_is_refused_where_it_would_not_be_used(api: Api, path: str) -> None:
+    answer = await api.anybody.post(f"{path}{await api.create()}", content=b"x" * 100_001, headers=RUN)
+    assert answer.status_code == 413
+
+
+async def test_a_run_goes_on_when_its_caller_has_left(api: Api) -> None:
+    code_id = await api.create(WAIT)
+    stream = await trio.open_tcp_stream("127.0.0.1", int(api.url.rpartition(":")[2]))
+    async with stream:
+        await stream.send_all(f"GET /action/endpoint/{code_id} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        while not (runs := (await api.admin.get("/coderun", params={"code_id": code_id})).json()):
+            pass
+    while 'status="499"' not in (await api.anybody.get("/metrics")).text:  # the server has seen that it left
+        pass
+    run_path = f"/coderun/{runs[0]['id']}"
+    assert (await api.admin.get(run_path)).json()["status"] == "started"
+    await api.admin.post(f"{run_path}/cancel")
+    while (run := (await api.admin.get(run_path)).json())["status"] == "started":
+        pass
+    assert run["extra"]["outcome"] == "cancelled"
