@@ -65,7 +65,7 @@ class Execution:
         self._ending = trio.Event()
         self._result: Result | None = None
         self._failed: wire.Failed | None = None
-        self._plain: bytearray | None = None
+        self._printed = _Printed(bounds.max_result_bytes)
         self._done = False
 
     def end(self, cause: Cause) -> None:
@@ -146,13 +146,14 @@ class Execution:
     async def _take_frame(self, head: wire.FrameHead, blob: bytes) -> None:
         if self._done or self._failed is not None:
             return  # the engine has said its last word; what a tenant adds to it doesn't count
+        self._printed.learn(is_plain=isinstance(head, wire.Plain))
+        if self._printed.is_too_much:
+            self.end(Cause.OUTPUT_LIMIT)
         match head:
             case wire.Log(level):
                 await self._log(level, blob.decode(errors="replace"))
             case wire.ResultHead():
                 self._result = _checked_result(head, blob)
-            case wire.Plain():
-                self._plain = bytearray()
             case wire.Failed():
                 self._failed = head
                 self._budget.drop(head.dropped)
@@ -165,19 +166,13 @@ class Execution:
         async with trio.lowlevel.FdStream(fd) as stream:
             while data := await stream.receive_some(_READ_BYTES):
                 if level is LogType.DEBUG:
-                    self._collect_plain(data)
+                    self._printed.add(data)
+                    if self._printed.is_too_much:
+                        self.end(Cause.OUTPUT_LIMIT)
                 for line in lines.feed(data):
                     await self._log(level, line)
             for line in lines.rest():
                 await self._log(level, line)
-
-    def _collect_plain(self, data: bytes) -> None:
-        if self._plain is None:
-            return
-        if len(self._plain) + len(data) > self._bounds.max_result_bytes:
-            self.end(Cause.OUTPUT_LIMIT)
-        else:
-            self._plain += data
 
     async def _log(self, level: LogType, content: str) -> None:
         if (entry := self._budget.admit(LogEntry(type=level, content=content, at=now()))) is not None:
@@ -186,7 +181,43 @@ class Execution:
     def _completed_result(self) -> Result:
         if self._result is not None:
             return self._result
-        return Result(value=bytes(self._plain or b""))
+        return Result(value=self._printed.value)
+
+
+class _Printed:
+    """Standard output, which is the result of a plain program, as its engine says in the first frame.
+
+    Output and frames come through two pipes, so output may be read before the frame that was written first: it is kept
+    until that is known.
+    """
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._data = bytearray()
+        self._has_overflowed = False
+        self._is_plain: bool | None = None
+
+    def learn(self, *, is_plain: bool) -> None:
+        """The first frame says it, the others change nothing."""
+        if self._is_plain is None:
+            self._is_plain = is_plain
+        if not self._is_plain:
+            self._data.clear()
+
+    def add(self, data: bytes) -> None:
+        if self._is_plain is False or self._has_overflowed:
+            return
+        self._has_overflowed = len(self._data) + len(data) > self._max_bytes
+        if not self._has_overflowed:
+            self._data += data
+
+    @property
+    def is_too_much(self) -> bool:
+        return self._is_plain is True and self._has_overflowed
+
+    @property
+    def value(self) -> bytes:
+        return bytes(self._data) if self._is_plain else b""
 
 
 def _checked_result(head: wire.ResultHead, value: bytes) -> Result:
