@@ -44,7 +44,7 @@ make_root() {
 
 # A repository of the committed state, owned by who clones it: git refuses another's.
 give_checkout() {
-    git clone --quiet --bare "$checkout" "$root/srv/$1.git"
+    git clone --quiet --bare "$checkout" "$root/srv/$1.git" || return 1
     chroot "$root" chown -R "$1:" "/srv/$1.git"
 }
 
@@ -72,7 +72,7 @@ inside() {
 
 try_as() {
     echo "try-fresh-root: as $1" >&2
-    give_checkout "$1"
+    give_checkout "$1" || return 1
     inside "$1" "$2" "rm -rf $2/checkout; git clone --quiet /srv/$1.git $2/checkout; cd $2/checkout; exec python3 packaging/try_checkout.py $3"
 }
 
@@ -80,6 +80,9 @@ make_root
 if chroot "$root" python3 -c 'import ensurepip' 2>/dev/null; then
     echo "try-fresh-root: this root has ensurepip already: the recipes for its absence aren't tried" >&2
 fi
-try_as author /home/author "$*"
-try_as root /root "$*"
+failed=
+# The ordinary user first: root installs what the recipe for a missing ensurepip must do without.
+try_as author /home/author "$*" || failed="$failed author"
+try_as root /root "$*" || failed="$failed root"
+[ -z "$failed" ] || { echo "try-fresh-root: failed as$failed" >&2; exit 1; }
 echo "try-fresh-root: both worked" >&2
