@@ -20,8 +20,8 @@ _LEAST_TASKS = {Language.PYTHON: 4, Language.GO: 16, Language.JAVASCRIPT: 16}
 _LEAST_CPU = 5
 _INSTALL = {
     Language.PYTHON: "install Python 3.11 or 3.12",
-    Language.JAVASCRIPT: "install Node.js 18 or later, in PATH or named by FLOWS_CODE_ACTIONS_NODE, and restart",
-    Language.GO: "install Go 1.21 or later, in PATH or named by FLOWS_CODE_ACTIONS_GO, and restart",
+    Language.JAVASCRIPT: "JavaScript isn't built into this version yet",
+    Language.GO: "Go isn't built into this version yet",
 }
 
 E = TypeVar("E", bound=StrEnum)

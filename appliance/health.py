@@ -199,7 +199,7 @@ def _engine(languages: Mapping[Language, str], language: Language, floor: str) -
             return version
         if language is Language.PYTHON:
             raise Unhealthy("no Python engine: no action can run")
-        return "not configured: this host has no toolchain for it"
+        return "not configured: this language isn't built into this version yet"
 
     return probe
 

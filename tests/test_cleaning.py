@@ -54,7 +54,7 @@ async def an_hour_of_each(storage: Storage) -> None:
 
 
 async def left(storage: Storage) -> tuple[list[datetime], list[datetime]]:
-    runs = await storage.runs.page(RunQuery(code_id="code-1"))
+    runs = (await storage.runs.page(RunQuery(code_id="code-1"))).runs
     logs = await storage.logs.page(None, "code-1", 1, 10)
     return [run.created_at for run in runs], [entry.created_at for entry in logs.entries]
 

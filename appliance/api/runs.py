@@ -41,11 +41,9 @@ async def of_code(context: Context[OfCode]) -> Reply:
     wanted = _wanted(query)
     code_id, project = await project_of_code(services.storage, wanted.code_id)
     await services.access.read(context.principal, project)
-    # One more than is shown, to know whether there is a next page.
-    runs = await services.storage.runs.page(msgspec.structs.replace(wanted, code_id=code_id, limit=query.limit + 1))
-    shown = runs[: query.limit]
-    link = (_next_page(query, shown[-1]),) if len(runs) > query.limit else ()
-    return json([run_out(run) for run in shown], headers=link)
+    page = await services.storage.runs.page(msgspec.structs.replace(wanted, code_id=code_id, limit=query.limit))
+    link = (_next_page(query, page.runs[-1]),) if page.more else ()
+    return json([run_out(run) for run in page.runs], headers=link)
 
 
 async def get(context: Context[None]) -> Reply:
@@ -75,7 +73,7 @@ async def project_of_code(storage: Storage, code_id: str) -> tuple[str, str]:
     try:
         code = await storage.codes.get(code_id)
     except NotFound:
-        runs = await storage.runs.page(RunQuery(code_id=code_id, limit=1))
+        runs = (await storage.runs.page(RunQuery(code_id=code_id, limit=1))).runs
         return code_id, str(runs[0].extra.get("project_uuid") or "") if runs else ""
     return code.id, code.project_uuid
 

@@ -52,12 +52,25 @@ class RunQuery(msgspec.Struct, frozen=True, kw_only=True):
     older_than: tuple[datetime, str] | None = None
 
 
+PAGE_BYTES = 32 << 20
+
+
+class RunPage(msgspec.Struct, frozen=True, kw_only=True):
+    """`more`: there are older runs than the last of these that match."""
+
+    runs: list[CodeRun]
+    more: bool
+
+
 class Runs(Protocol):
     async def create(self, run: CodeRun) -> None: ...
 
     async def get(self, run_id: str) -> CodeRun: ...
 
-    async def page(self, query: RunQuery) -> list[CodeRun]: ...
+    async def page(self, query: RunQuery) -> RunPage:
+        """At least one run if one matches; then fewer than `limit` when their bodies and results would pass `PAGE_BYTES`:
+        a thousand runs of 20 MiB must not fill the memory."""
+        ...
 
     async def start(self, run_id: str, at: datetime) -> None:
         """`queued` becomes `started`; does nothing to a run in another state."""

@@ -10,7 +10,8 @@ import trio
 from appliance.entities import Code, CodeLib, CodeLog, CodeRun, CodeType, Language, Project, RunStatus, UserPermission
 from appliance.errors import Conflict, NotFound
 from appliance.storage.abandoned import interrupted, owner_of
-from appliance.storage.interface import LogPage, RunQuery
+from appliance.storage.interface import LogPage, RunPage, RunQuery
+from appliance.storage.paging import page_of
 
 OPEN = (RunStatus.QUEUED, RunStatus.STARTED)
 
@@ -118,10 +119,10 @@ class MemoryRuns:
         await trio.lowlevel.checkpoint()
         return self._table.get(run_id)
 
-    async def page(self, query: RunQuery) -> list[CodeRun]:
+    async def page(self, query: RunQuery) -> RunPage:
         await trio.lowlevel.checkpoint()
         found = (run for run in self._table.rows.values() if run.code_id == query.code_id)
-        return sorted((run for run in found if _asked_for(run, query)), key=_age, reverse=True)[: query.limit]
+        return page_of(iter(sorted((run for run in found if _asked_for(run, query)), key=_age, reverse=True)), query.limit)
 
     async def start(self, run_id: str, at: datetime) -> None:
         await trio.lowlevel.checkpoint()

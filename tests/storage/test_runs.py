@@ -54,13 +54,14 @@ async def test_a_second_run_with_the_same_id_is_a_conflict(storage: Storage) -> 
 async def test_a_page_holds_the_newest_runs_of_its_code_first(storage: Storage) -> None:
     runs = [a_run(created_at=minutes(n)) for n in range(5)]
     await created(storage, runs[2], runs[0], runs[4], runs[1], runs[3], a_run(code_id="code-2"))
-    assert await storage.runs.page(RunQuery(code_id="code-1", limit=3)) == [runs[4], runs[3], runs[2]]
+    assert (await storage.runs.page(RunQuery(code_id="code-1", limit=3))).runs == [runs[4], runs[3], runs[2]]
 
 
 async def test_after_and_before_include_their_own_moment(storage: Storage) -> None:
     runs = [a_run(created_at=minutes(n)) for n in range(5)]
     await created(storage, *runs)
-    assert await storage.runs.page(RunQuery(code_id="code-1", after=minutes(1), before=minutes(3))) == runs[3:0:-1]
+    page = await storage.runs.page(RunQuery(code_id="code-1", after=minutes(1), before=minutes(3)))
+    assert page.runs == runs[3:0:-1]
 
 
 async def test_pages_meet_every_run_once_even_when_times_are_equal(storage: Storage) -> None:
@@ -68,7 +69,7 @@ async def test_pages_meet_every_run_once_even_when_times_are_equal(storage: Stor
     await created(storage, *runs)
     seen: list[CodeRun] = []
     query = RunQuery(code_id="code-1", limit=3)
-    while page := await storage.runs.page(query):
+    while page := (await storage.runs.page(query)).runs:
         seen += page
         query = RunQuery(code_id="code-1", limit=3, older_than=(page[-1].created_at, page[-1].id))
     assert seen == sorted(runs, key=lambda run: (run.created_at, run.id), reverse=True)
@@ -79,7 +80,21 @@ async def test_a_later_page_keeps_to_after_and_before(storage: Storage) -> None:
     await created(storage, *runs)
     last = (runs[5].created_at, runs[5].id)
     query = RunQuery(code_id="code-1", after=minutes(2), before=minutes(4), older_than=last)
-    assert await storage.runs.page(query) == [runs[4], runs[3], runs[2]]
+    assert (await storage.runs.page(query)).runs == [runs[4], runs[3], runs[2]]
+
+
+async def test_a_page_says_whether_there_are_older_runs(storage: Storage) -> None:
+    await created(storage, *(a_run(created_at=minutes(n)) for n in range(3)))
+    assert (await storage.runs.page(RunQuery(code_id="code-1", limit=2))).more
+    assert not (await storage.runs.page(RunQuery(code_id="code-1", limit=3))).more
+
+
+async def test_large_runs_make_short_pages_of_at_least_one(storage: Storage) -> None:
+    runs = [a_run(created_at=minutes(n), body="x" * (20 << 20)) for n in range(2)]
+    await created(storage, *runs)
+    page = await storage.runs.page(RunQuery(code_id="code-1"))
+    assert [run.id for run in page.runs] == [runs[1].id]
+    assert page.more
 
 
 async def test_a_queued_run_is_started_once(storage: Storage) -> None:
@@ -131,7 +146,7 @@ async def test_at_most_a_limit_of_runs_is_deleted_oldest_first(storage: Storage)
     runs = [a_run(created_at=minutes(n)) for n in range(6)]
     await created(storage, *reversed(runs))
     assert [await storage.runs.delete_older(minutes(5), 3) for _ in range(3)] == [3, 2, 0]
-    assert await storage.runs.page(RunQuery(code_id="code-1")) == [runs[5]]
+    assert (await storage.runs.page(RunQuery(code_id="code-1"))).runs == [runs[5]]
 
 
 async def test_deleting_runs_leaves_their_newer_ones_and_those_of_that_very_moment(storage: Storage) -> None:

@@ -91,7 +91,7 @@ async def test_every_acknowledged_row_survives_kill_9(tmp_path: Path) -> None:
     for _ in range(3):
         acknowledged += await trio.to_thread.run_sync(killed_after_300_lines, command)
     async with open_storage("sqlite", tmp_path) as storage:
-        kept = {run.id for run in await storage.runs.page(ALL_RUNS)}
+        kept = {run.id for run in (await storage.runs.page(ALL_RUNS)).runs}
         logged = {entry.id for entry in (await storage.logs.page(None, "code-1", 1, 100_000)).entries}
     assert len(acknowledged) >= 900
     assert set(acknowledged) <= kept
@@ -156,7 +156,7 @@ async def test_sixty_four_writers_at_once_each_get_their_own_rows_stored(tmp_pat
         async with trio.open_nursery() as nursery:
             for mine in written:
                 nursery.start_soon(write, storage, mine)
-        assert len(await storage.runs.page(ALL_RUNS)) == 64 * 20
+        assert len((await storage.runs.page(ALL_RUNS)).runs) == 64 * 20
     assert whole(tmp_path)
 
 
@@ -176,7 +176,7 @@ async def test_a_writer_that_is_refused_hurts_none_of_its_group(tmp_path: Path) 
             for number in range(60):
                 nursery.start_soon(write, storage, a_run(id=there.id) if number % 3 else a_run())
         assert refused == [there.id] * 40
-        assert len(await storage.runs.page(ALL_RUNS)) == 1 + 20
+        assert len((await storage.runs.page(ALL_RUNS)).runs) == 1 + 20
 
 
 async def test_a_row_outside_the_contracts_bounds_is_refused_and_the_store_goes_on(tmp_path: Path) -> None:
@@ -208,7 +208,7 @@ async def test_cancelled_writers_leave_the_store_whole_and_working(tmp_path: Pat
         run = a_run()
         await storage.runs.create(run)
         assert await storage.runs.get(run.id) == run
-        assert await storage.runs.page(ALL_RUNS)
+        assert (await storage.runs.page(ALL_RUNS)).runs
     assert whole(tmp_path)
 
 
@@ -311,7 +311,7 @@ async def test_on_a_disk_that_is_almost_full_a_small_write_isnt_hurt_by_a_large_
                     nursery.start_soon(storage.runs.create, run)
                     if number % 4 == 0:
                         nursery.start_soon(write_large, storage)
-        kept = await storage.runs.page(ALL_RUNS)
+        kept = (await storage.runs.page(ALL_RUNS)).runs
     assert len(failed) == 5
     assert {run.id for run in kept} == {run.id for run in small}
     assert whole(tmp_path)

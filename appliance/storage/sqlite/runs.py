@@ -7,7 +7,8 @@ from typing import Any
 from appliance.entities import CodeRun, RunStatus
 from appliance.errors import NotFound
 from appliance.storage.abandoned import interrupted, owner_of
-from appliance.storage.interface import RunQuery
+from appliance.storage.interface import RunPage, RunQuery
+from appliance.storage.paging import page_of
 from appliance.storage.sqlite.database import Database
 from appliance.storage.sqlite.rows import extra_of, json_of, micros, run_of, run_params
 
@@ -54,7 +55,7 @@ class SqliteRuns:
             raise NotFound("run", run_id)
         return run
 
-    async def page(self, query: RunQuery) -> list[CodeRun]:
+    async def page(self, query: RunQuery) -> RunPage:
         older_at = _LAST if query.older_than is None else micros(query.older_than[0])
         before = _LAST if query.before is None else micros(query.before)
         params = {
@@ -63,9 +64,13 @@ class SqliteRuns:
             "before": min(before, older_at),  # where the index is entered: a later page isn't slower than the first
             "older_at": older_at,
             "older_id": "" if query.older_than is None else query.older_than[1],
-            "limit": query.limit,
+            "limit": query.limit + 1,  # one more than is shown tells whether there are more
         }
-        return await self._database.all(run_of, PAGE, params)
+
+        def work(connection: sqlite3.Connection) -> RunPage:
+            return page_of((run_of(row) for row in connection.execute(PAGE, params)), query.limit)
+
+        return await self._database.read(work)
 
     async def start(self, run_id: str, at: datetime) -> None:
         await self._database.execute(START, {"key": run_id, "at": micros(at)})
