@@ -225,8 +225,9 @@ async def test_what_was_handed_in_is_stored_although_its_caller_left(tmp_path: P
 class LongestStep(trio.abc.Instrument):
     """The most that one step of a task has cost the loop's thread: CPU time, since wall time is also the machine's other work."""
 
-    seconds = 0.0
-    _began = 0.0
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self._began = time.thread_time()  # the step that adds it is under way
 
     def before_task_step(self, task: trio.lowlevel.Task) -> None:
         self._began = time.thread_time()
