@@ -22,7 +22,7 @@ from appliance.entities import LogType, now
 from appliance.runner import wire
 from appliance.runner.launcher import ClaimedSandbox, ClaimRefused, Launcher, LauncherGone
 from appliance.runner.outcome import Job, LogEntry, Outcome, OutcomeKind, Result, Usage
-from appliance.runner.output import LogBudget, OutputLines
+from appliance.runner.output import LogBudget, OutputLines, cut
 from engines.python import checks
 
 OnLog = Callable[[LogEntry], Awaitable[None]]
@@ -151,7 +151,7 @@ class Execution:
             self.end(Cause.OUTPUT_LIMIT)
         match head:
             case wire.Log(level):
-                await self._log(level, blob.decode(errors="replace"))
+                await self._log(level, cut(blob.decode(errors="replace")))
             case wire.ResultHead():
                 self._result = _checked_result(head, blob)
             case wire.Failed():
@@ -169,6 +169,9 @@ class Execution:
                     self._printed.add(data)
                     if self._printed.is_too_much:
                         self.end(Cause.OUTPUT_LIMIT)
+                if self._budget.is_full:
+                    self._budget.drop(lines.skip(data))
+                    continue
                 for line in lines.feed(data):
                     await self._log(level, line)
             for line in lines.rest():
@@ -253,11 +256,18 @@ def conclude(
     if end.wait_status is None:
         return Outcome(kind=OutcomeKind.KILLED, message="the run was killed: SIGKILL", usage=usage)
     if os.WIFSIGNALED(end.wait_status):
-        name = signal.Signals(os.WTERMSIG(end.wait_status)).name
-        return Outcome(kind=OutcomeKind.KILLED, message=f"the run was killed: {name}", usage=usage)
+        message = f"the run was killed: {_signal_name(os.WTERMSIG(end.wait_status))}"
+        return Outcome(kind=OutcomeKind.KILLED, message=message, usage=usage)
     if (code := os.waitstatus_to_exitcode(end.wait_status)) != 0:
         return Outcome(kind=OutcomeKind.ERROR, message=f"the action ended with exit status {code}", usage=usage)
     return Outcome(kind=OutcomeKind.COMPLETED, result=result, usage=usage)
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # the real-time signals between the first and the last have none
+        return f"SIGRTMIN+{number - signal.SIGRTMIN}"
 
 
 def _message_of(cause: Cause, bounds: Bounds) -> str:

@@ -6,6 +6,7 @@ from appliance.runner.outcome import LogEntry
 MAX_CONTENT = 8000  # characters of one entry, the mark included: the contract's figure
 MARK = " …[truncated]"
 _MAX_LINE_BYTES = MAX_CONTENT * 4  # no entry needs more of a line than that
+_ENTRY_BYTES = 64  # what an entry counts beside its content: else a flood of empty lines would never be too much
 
 
 def cut(content: str) -> str:
@@ -32,9 +33,18 @@ class OutputLines:
                 self._skipping = True
         return [cut(line) for line in lines]
 
+    def skip(self, data: bytes) -> int:
+        """As `feed`, but only counts: for a flood of which nothing is kept."""
+        ended = data.count(b"\n")
+        self._pending[:] = data[data.rfind(b"\n") + 1 :][-1:]
+        if self._skipping and ended:
+            self._skipping = False
+            return ended - 1
+        return ended
+
     def rest(self) -> list[str]:
         """What came after the last newline."""
-        return [cut(self._text())] if self._pending else []
+        return [cut(self._text())] if self._pending and not self._skipping else []
 
     def _finish(self, part: bytes) -> str | None:
         if self._skipping:
@@ -58,12 +68,16 @@ class LogBudget:
         self._dropped = 0
 
     def admit(self, entry: LogEntry) -> LogEntry | None:
-        size = len(entry.content.encode(errors="replace"))
+        size = len(entry.content.encode(errors="replace")) + _ENTRY_BYTES
         if self._dropped or size > self._left:
             self._dropped += 1
             return None
         self._left -= size
         return entry
+
+    @property
+    def is_full(self) -> bool:
+        return self._dropped > 0
 
     def drop(self, count: int) -> None:
         """That many were dropped before they came to us."""

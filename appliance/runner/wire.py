@@ -159,7 +159,7 @@ class FrameReader:
             return None
         try:
             head = _frame_head.decode(bytes(buffer[_LENGTHS.size : _LENGTHS.size + header_bytes]))
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, RecursionError) as error:  # the latter for a header that is nested deep
             raise Malformed("a frame can't be read") from error
         blob = bytes(buffer[_LENGTHS.size + header_bytes : end])
         del buffer[:end]
