@@ -43,12 +43,24 @@ _LINUX_CAPABILITY_VERSION_3 = 0x20080522
 CAP_SYS_ADMIN = 21
 
 _libc = ctypes.CDLL(None, use_errno=True)
+_libc_holding_the_interpreter = ctypes.PyDLL(None, use_errno=True)
 
 
 def _check(result: int, call: str, argument: str = "") -> None:
     if result != 0:
         number = ctypes.get_errno()
         raise OSError(number, f"{call}: {os.strerror(number)}", argument or None)
+
+
+def bare_fork() -> int:
+    """fork(2) without what Python does around it, for a single-threaded process whose child only ever forks again.
+
+    `os.fork` has every module reset its locks, seeds and caches in the child: 0.5 ms and 210 copied pages of a preloaded zygote.
+    """
+    pid = int(_libc_holding_the_interpreter.fork())
+    if pid < 0:
+        _check(pid, "fork")
+    return pid
 
 
 def unshare(flags: int) -> None:

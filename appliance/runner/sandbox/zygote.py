@@ -139,7 +139,7 @@ def _send_pid(control: socket.socket, data: bytes, pid: int) -> None:
 def _fork_into_new_namespace(own_namespace: int, plan: guard.Plan, work: guard.Work) -> int:
     """Forks a process that is pid 1 of a new namespace; returns its pid in ours."""
     syscalls.unshare(syscalls.CLONE_NEWPID)
-    pid = os.fork()
+    pid = syscalls.bare_fork()
     if pid == 0:
         guard.become_sandbox(plan, work)
     syscalls.setns(own_namespace, syscalls.CLONE_NEWPID)
