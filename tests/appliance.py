@@ -1,4 +1,4 @@
-"""A real appliance in a process of its own, for tests and for the bench: started, spoken to, stopped, and seen to leave nothing."""
+"""A real appliance in a process of its own, for tests and for the bench: started, spoken to, stopped; nothing is left."""
 
 import http.client
 import json
@@ -8,16 +8,37 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 from urllib.parse import quote, urlencode
 
 ROOT = Path(__file__).resolve().parent.parent
 ADMIN = "an-admin-token"
 HANG_GUARD = 60.0  # seconds; a start takes about 1.5 s on a quiet machine
+_POLL_SECONDS = 0.01
+_MOST_AT_ONCE = 64
+
+T = TypeVar("T")
+
+
+def eventually(value: Callable[[], T], seconds: float = HANG_GUARD) -> T:
+    """The first true value; for what gives no event to wait for: another process's end, a row in the store."""
+    ends_at = time.monotonic() + seconds
+    while not (found := value()):
+        assert time.monotonic() < ends_at, f"not within {seconds} s"
+        threading.Event().wait(_POLL_SECONDS)
+    return found
+
+
+def at_once(functions: Sequence[Callable[[], T]]) -> list[T]:
+    """Each in a thread of its own; their results, in the order given."""
+    with ThreadPoolExecutor(_MOST_AT_ONCE) as threads:
+        return [future.result(HANG_GUARD) for future in [threads.submit(function) for function in functions]]
 
 
 class Response(NamedTuple):
@@ -37,6 +58,7 @@ class Appliance:
     port: int
     state_dir: Path
     lines: list[dict[str, Any]] = field(default_factory=list)
+    threads: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(_MOST_AT_ONCE))
 
     def connect(self) -> http.client.HTTPConnection:
         return http.client.HTTPConnection("127.0.0.1", self.port, timeout=HANG_GUARD)
@@ -64,28 +86,120 @@ class Appliance:
         query = f"?{urlencode(params, quote_via=quote)}" if params else ""
         return self.request(method or ("POST" if body else "GET"), f"/action/endpoint/{code_id}{query}", body)
 
+    def calling(self, code_id: str) -> "Future[Response]":
+        """A call that goes on while the test does something else."""
+        return self.threads.submit(self.call, code_id)
+
+    def run(self, source: str, body: bytes = b"", **query: str | int) -> Response:
+        """Creates an action and calls it once."""
+        return self.call(self.create(source, **query), body)
+
     def run_of(self, answer: Response) -> Any:
         return self.manage("GET", f"/coderun/{answer.headers['x-run-id']}").json()
 
+    def runs_of(self, code_id: str) -> list[Any]:
+        """Newest first."""
+        return list(self.manage("GET", f"/coderun?code_id={code_id}").json())
+
     def logs_of(self, answer: Response) -> list[tuple[str, str]]:
         """Type and content, oldest first, of at most a page."""
-        page = self.manage("GET", f"/codelog?run_id={answer.headers['x-run-id']}").json()
+        return self.logs(run_id=answer.headers["x-run-id"])
+
+    def logs(self, **which: str) -> list[tuple[str, str]]:
+        page = self.manage("GET", f"/codelog?{urlencode(which)}").json()
         return [(entry["type"], entry["content"]) for entry in reversed(page["data"])]
+
+    def until_logged(self, code_id: str, count: int = 1) -> None:
+        """Until the runs of a code have logged so much: then they are executing."""
+        eventually(lambda: self.manage("GET", f"/codelog?code_id={code_id}").json()["total"] >= count)
+
+    @property
+    def launcher(self) -> int:
+        return next(pid for pid in children(self.process.pid) if b"launch" in cmdline(pid))
+
+    @property
+    def zygote(self) -> int:
+        return next(pid for pid in children(self.launcher) if b"zygote" in cmdline(pid))
+
+    @property
+    def sandboxes(self) -> list[int]:
+        """The processes of sandboxes, parked ones included."""
+        return descendants(self.zygote)
 
     def stop(self, number: int = signal.SIGTERM) -> int:
         self.process.send_signal(number)
         return self.process.wait(HANG_GUARD)
 
 
+def children(pid: int) -> list[int]:
+    return [int(child) for task in Path(f"/proc/{pid}/task").iterdir() for child in (task / "children").read_text().split()]
+
+
+def descendants(pid: int) -> list[int]:
+    found = []
+    for child in _unless_gone(children, pid):
+        found += [child, *descendants(child)]
+    return found
+
+
+def _unless_gone(look: Callable[[int], list[int]], pid: int) -> list[int]:
+    try:
+        return look(pid)
+    except (FileNotFoundError, ProcessLookupError):
+        return []
+
+
+def cmdline(pid: int) -> bytes:
+    """Empty when there is no such process, or only what waits to be reaped."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return b""
+
+
+def marked(mark: str) -> list[int]:
+    """The processes of the whole machine that have `mark` in their command line."""
+    return [
+        int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit() and mark.encode() in cmdline(int(path.name))
+    ]
+
+
+def alive(pids: Sequence[int]) -> list[int]:
+    """Those that still run; a zombie doesn't."""
+    return [pid for pid in pids if cmdline(pid)]
+
+
+def status_of(pid: int) -> dict[str, str]:
+    """/proc/<pid>/status"""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
+
+
+def environment_of(settings: Mapping[str, object]) -> dict[str, str]:
+    return {"PATH": os.environ["PATH"]} | {f"FLOWS_CODE_ACTIONS_{name.upper()}": str(value) for name, value in settings.items()}
+
+
+def refused_start(state_dir: Path, **settings: str | int) -> subprocess.CompletedProcess[str]:
+    """A start that is expected to end by itself."""
+    named = {"port": 0, "state_dir": state_dir} | settings
+    command = [sys.executable, "-P", "-m", "appliance", "serve"]
+    return subprocess.run(command, env=environment_of(named), capture_output=True, text=True, timeout=HANG_GUARD, check=False)
+
+
 @contextmanager
-def running(state_dir: Path, *, user: int | None = None, **settings: str | int) -> Iterator[Appliance]:
+def running(
+    state_dir: Path,
+    *,
+    user: int | None = None,
+    command: Sequence[str] = (sys.executable, "-P", "-m", "appliance", "serve"),
+    environment: Mapping[str, str] | None = None,
+    **settings: str | int,
+) -> Iterator[Appliance]:
     """An appliance that answers; it is killed at the end if it still runs. Settings by their lower-case names."""
     named = {"admin_token": ADMIN, "port": 0, "state_dir": state_dir, "code_limiter_max_requests": 1_000_000} | settings
-    environment = {f"FLOWS_CODE_ACTIONS_{name.upper()}": str(value) for name, value in named.items()}
-    environment["PATH"] = os.environ["PATH"]
     process = subprocess.Popen(
-        [sys.executable, "-P", "-m", "appliance", "serve"],
-        env=environment,
+        command,
+        env=environment_of(named) | dict(environment or {}),
         stdin=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         user=user,
@@ -103,6 +217,7 @@ def running(state_dir: Path, *, user: int | None = None, **settings: str | int) 
     finally:
         process.kill()
         process.wait()
+        appliance.threads.shutdown()
         reader.join(HANG_GUARD)
         assert process.stderr is not None
         process.stderr.close()
