@@ -55,7 +55,8 @@ class Refused(msgspec.Struct, frozen=True, kw_only=True, tag="refused", tag_fiel
 
 
 class Ended(msgspec.Struct, frozen=True, kw_only=True, tag="ended", tag_field="op"):
-    """Nothing of the sandbox lives any more. `wait_status` as of waitpid(2), None when the worker's end was never reported."""
+    """The worker has ended with this `wait_status` (waitpid(2)), and what it left behind is being killed; where that is None, its
+    end was never reported, and nothing of the sandbox lives any more."""
 
     sandbox: int
     wait_status: int | None

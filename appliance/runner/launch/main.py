@@ -4,7 +4,7 @@ THEORY OF OPERATION
 
 The server's socket is inherited (SOCK_SEQPACKET). A request names a language, a run and a network mode; no path, command or
 uid ever comes from it. For each claim the launcher takes a parked sandbox, hands the server its four pipe ends, and later
-says that it has ended: then nothing of it lives. The launcher never reads a job, an answer or an output.
+says that it has ended. The launcher never reads a job, an answer or an output.
 
 End of file on the socket means that the server is gone: every sandbox is killed with its zygote, and the launcher ends. It
 must not ask for a death signal instead: a server that runs Trio starts processes from a thread that retires, and would take
@@ -118,7 +118,7 @@ class _Connection:
         fds = sandbox.hand_on()
         await self.send(wire.Claimed(ticket=claim.ticket, sandbox=sandbox.number), tuple(fds))
         packets.close_all(fds)
-        await sandbox.ended.wait()
+        await sandbox.reported.wait()
         del self._claimed[sandbox.number]
         await self.send(_end_of(sandbox))
 

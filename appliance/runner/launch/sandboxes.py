@@ -30,6 +30,7 @@ class Sandbox:
         self.near = near
         self.made_at = trio.current_time()
         self.ended = trio.Event()
+        self.reported = trio.Event()  # the worker's end is known, or everything has ended without it
         self.wait_status: int | None = None
         self.cost: records.Cost | None = None
         self.zygote = zygote
@@ -54,6 +55,7 @@ class Sandbox:
                 record = None
             if record is not None and record.kind == records.EXIT:
                 self.wait_status, self.cost = record.number, records.unpack_cost(record.payload)
+                self.reported.set()
         self.kill()
         with trio.move_on_after(_EMPTY_SECONDS) as patience:
             await trio.lowlevel.wait_readable(self._pidfd)
@@ -61,6 +63,7 @@ class Sandbox:
             log.error("sandbox is not empty", sandbox=self.number, seconds=_EMPTY_SECONDS)
             await trio.lowlevel.wait_readable(self._pidfd)
         self.ended.set()
+        self.reported.set()
         os.close(self._pidfd)
         await self.zygote.reap(self._pid_inside)
         self.zygote.users -= 1

@@ -26,6 +26,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import NamedTuple, NoReturn
 
 from appliance.runner.sandbox import records, syscalls
@@ -116,9 +117,8 @@ def _make_mounts(identity: Identity | None) -> None:
     syscalls.mount("tmpfs", "/dev/shm", "tmpfs", plain, _TMP)
     syscalls.mount("tmpfs", "/run", "tmpfs", plain | syscalls.MS_NOEXEC, "mode=755,size=16k,nr_inodes=8")
     uid = identity.worker if identity else _NOBODY_INSIDE
-    for name, line in (("passwd", f"action:x:{uid}:{uid}::/tmp:/bin/sh\n"), ("group", f"action:x:{uid}:\n")):
-        with open(f"/run/{name}", "w") as file:
-            file.write(line)
+    _write("/run/passwd", f"action:x:{uid}:{uid}::/tmp:/bin/sh\n")
+    _write("/run/group", f"action:x:{uid}:\n")
     remount = syscalls.MS_REMOUNT | syscalls.MS_BIND | syscalls.MS_RDONLY | plain | syscalls.MS_NOEXEC
     syscalls.mount("none", "/run", None, remount)
     syscalls.mount("proc", "/proc", "proc", plain | syscalls.MS_NOEXEC, "subset=pid")
@@ -135,30 +135,27 @@ def _enter_user_namespace() -> None:
     uid, gid = os.geteuid(), os.getegid()
     # The new /proc shows pid 1 only to itself, as `self`; the maps want a process that is single-threaded: ours is.
     syscalls.unshare(syscalls.CLONE_NEWUSER)
-    for name, line in (("uid_map", f"{_NOBODY_INSIDE} {uid} 1"), ("gid_map", f"{_NOBODY_INSIDE} {gid} 1")):
-        if name == "gid_map":
-            _write_if_there("/proc/self/setgroups", "deny")
-        with open(f"/proc/self/{name}", "w") as file:
-            file.write(line)
+    _write("/proc/self/uid_map", f"{_NOBODY_INSIDE} {uid} 1")
+    with suppress(PermissionError):  # denied already in the namespace above, which is what we want
+        _write("/proc/self/setgroups", "deny")
+    _write("/proc/self/gid_map", f"{_NOBODY_INSIDE} {gid} 1")
+    syscalls.drop_bounding_set()  # a new user namespace begins with all of it
 
 
-def _write_if_there(path: str, text: str) -> None:
-    try:
-        with open(path, "w") as file:
-            file.write(text)
-    except PermissionError:
-        pass  # denied already in the namespace above, which is what we want
+def _write(path: str, text: str) -> None:
+    """Without a file object, which costs a dozen pages of a forked process."""
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    os.write(fd, text.encode())
+    os.close(fd)
 
 
 def _drop(uid: int | None) -> None:
-    """Gives up every privilege, for good; `uid` None: the only one there is stays."""
-    syscalls.drop_bounding_set()
+    """Gives up every privilege, for good; `uid` None: the only one there is stays. `confine_descendants` has done the rest."""
     if uid is not None:
         os.setgroups([])
         os.setresgid(uid, uid, uid)
         os.setresuid(uid, uid, uid)
     syscalls.drop_capabilities()
-    syscalls.forbid_new_privileges()
 
 
 def _run_worker(identity: Identity | None, work: Work) -> NoReturn:
@@ -170,8 +167,8 @@ def _run_worker(identity: Identity | None, work: Work) -> NoReturn:
         os.dup2(_STDERR, 2)
         os.close(_STDOUT)
         os.close(_STDERR)
-        _set_limits()
-        _raise_oom_score()
+        with suppress(OSError):  # a preference, no protection: under memory pressure of the host it is the action that dies
+            _write("/proc/self/oom_score_adj", "1000")
         _drop(identity.worker if identity else None)
         syscalls.set_dumpable(True)  # else its own /proc/self belongs to root; it holds nothing that isn't the tenant's
         os.chdir("/tmp")
@@ -181,8 +178,12 @@ def _run_worker(identity: Identity | None, work: Work) -> NoReturn:
         os._exit(status)
 
 
-def _set_limits() -> None:
-    """What every run has; a run's own limits follow when its job is known. No RLIMIT_AS: it breaks V8 and Go."""
+def confine_descendants() -> None:
+    """What every sandbox inherits from its zygote, done there once: no later execve can give a privilege back, and the limits
+    that every run has; a run's own follow when its job is known. No RLIMIT_AS: it breaks V8 and Go.
+    """
+    syscalls.drop_bounding_set()
+    syscalls.forbid_new_privileges()
     for kind, value in (
         (resource.RLIMIT_NOFILE, _OPEN_FILES),
         (resource.RLIMIT_CORE, 0),
@@ -203,16 +204,9 @@ def limit_worker(memory_bytes: int, tasks: int) -> None:
     Called between the reading of the job and its execution; the hard limits can't be raised again.
     """
     resource.setrlimit(resource.RLIMIT_DATA, (memory_bytes, memory_bytes))
+    if os.getuid() == _NOBODY_INSIDE:
+        tasks += 1  # the guard has the same uid, and isn't the tenant's
     resource.setrlimit(resource.RLIMIT_NPROC, (tasks, tasks))
-
-
-def _raise_oom_score() -> None:
-    """Under memory pressure of the host it is the action that dies, never the appliance."""
-    try:
-        with open("/proc/self/oom_score_adj", "w") as file:
-            file.write("1000")
-    except OSError:
-        pass  # not visible or not allowed: a preference, no protection
 
 
 def _watch(status: socket.socket, worker: int) -> None:

@@ -14,6 +14,7 @@ zygote's own pid namespace.
 """
 
 import os
+import stat
 import subprocess
 from pathlib import Path
 from typing import NamedTuple
@@ -25,7 +26,7 @@ _SANDBOX = "appliance/runner/sandbox"
 _PROGRAM_SUFFIXES = {".py", ".pyc"}
 _STAGING = "/tmp"  # any folder that is always there; what it holds on the host can't be seen from inside
 _PROGRAM_LINKS = ("bin", "lib", "lib32", "lib64", "libx32")
-_DEVICES = ("null", "zero", "full", "random", "urandom")
+_DEVICES = {"null": (1, 3), "zero": (1, 5), "full": (1, 7), "random": (1, 8), "urandom": (1, 9)}
 _CERTIFICATES = ("/etc/ssl", "/etc/ca-certificates", "/etc/pki/tls", "/etc/pki/ca-trust")
 _COPIED = ("/etc/resolv.conf", "/etc/localtime", "/etc/mime.types", "/etc/services", "/etc/protocols")
 _HOSTS = "127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n"
@@ -55,7 +56,7 @@ def build(spec: RootSpec) -> None:
     files = {path: content for path in _COPIED if (content := _content(path)) is not None}
     programs = {name: _read_tree(Path(folder)) for name, folder in (("engines", spec.engine), (_SANDBOX, spec.sandbox))}
     syscalls.mount("none", "/", None, syscalls.MS_REC | syscalls.MS_PRIVATE)
-    syscalls.mount("tmpfs", _STAGING, "tmpfs", syscalls.MS_NOSUID | syscalls.MS_NODEV, "mode=755,size=16m,nr_inodes=2048")
+    syscalls.mount("tmpfs", _STAGING, "tmpfs", syscalls.MS_NOSUID, "mode=755,size=16m,nr_inodes=2048")
     root = Path(_STAGING)
     for target, source in sources.items():
         _bind(source, root / target)
@@ -73,9 +74,8 @@ def build(spec: RootSpec) -> None:
     syscalls.pivot_into(_STAGING)
     if spec.library is not None and spec.prefix != "/usr":
         _teach_linker()
-    syscalls.mount(
-        "none", "/", None, syscalls.MS_REMOUNT | syscalls.MS_BIND | syscalls.MS_RDONLY | syscalls.MS_NOSUID | syscalls.MS_NODEV
-    )
+    # Not nodev: its devices are on it. Nobody in a sandbox may make others.
+    syscalls.mount("none", "/", None, syscalls.MS_REMOUNT | syscalls.MS_BIND | syscalls.MS_RDONLY | syscalls.MS_NOSUID)
 
 
 class _Source(NamedTuple):
@@ -88,7 +88,8 @@ def _open_sources(spec: RootSpec) -> dict[str, _Source | str]:
     wanted = {"usr": "/usr"}
     if spec.prefix != "/usr":
         wanted[INTERPRETER_HOME.lstrip("/")] = spec.prefix
-    wanted |= {f"dev/{name}": f"/dev/{name}" for name in _DEVICES}
+    if not _may_make_devices():
+        wanted |= {f"dev/{name}": f"/dev/{name}" for name in _DEVICES}
     wanted |= {path.lstrip("/"): path for path in _CERTIFICATES if os.path.isdir(path)}
     links: dict[str, _Source | str] = {}
     for name in _PROGRAM_LINKS:
@@ -138,9 +139,19 @@ def _write_tree(folder: Path, tree: dict[str, tuple[bytes, int]]) -> None:
 
 def _make_dev(root: Path) -> None:
     dev = root / "dev"
-    (dev / "shm").mkdir()
+    (dev / "shm").mkdir(parents=True)
+    if _may_make_devices():  # each mount less is a mount less to copy for every sandbox
+        for name, numbers in _DEVICES.items():
+            os.mknod(dev / name, 0o666 | stat.S_IFCHR, os.makedev(*numbers))
+            (dev / name).chmod(0o666)  # whatever the umask is
     for name, link in (("fd", "/proc/self/fd"), ("stdin", "fd/0"), ("stdout", "fd/1"), ("stderr", "fd/2")):
         (dev / name).symlink_to(link)
+
+
+def _may_make_devices() -> bool:
+    """Not in a user namespace: there they are bound in from the host."""
+    with open("/proc/self/uid_map") as file:
+        return file.read().split() == ["0", "0", "4294967295"]
 
 
 def _make_etc(root: Path, files: dict[str, bytes], spec: RootSpec) -> None:

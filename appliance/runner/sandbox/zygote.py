@@ -99,6 +99,7 @@ def main() -> None:
     sys.argv = [""]
     control = socket.socket(fileno=CONTROL)
     namespace = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
+    guard.confine_descendants()
     _send_pid(control, HELLO + sys.version.split()[0].encode(), os.getpid())
     gc.collect()
     gc.freeze()  # what is shared with the children stays shared: the collector doesn't touch it
