@@ -124,7 +124,8 @@ class _Connection:
 
     async def send(self, message: wire.FromLauncher, fds: tuple[int, ...] = ()) -> None:
         async with self._sending:
-            await packets.send(self._server, wire.pack(message), fds)
+            with suppress(BrokenPipeError, ConnectionResetError):  # the server has gone: `serve` hears of it too
+                await packets.send(self._server, wire.pack(message), fds)
 
 
 def _end_of(sandbox: Sandbox) -> wire.Ended:
