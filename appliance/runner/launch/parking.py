@@ -16,6 +16,7 @@ log = structlog.get_logger()
 RETIRE_SECONDS = 600  # a parked sandbox keeps the memory it was forked with
 RENEW_SECONDS = 3600  # address layout and hash seed are shared by all that one zygote forks
 _RETRY_SECONDS = 1.0
+_TRIES = 3  # zygotes that a claim waits for: one that has just ended is replaced in 0.2 s
 
 
 class Kind(NamedTuple):
@@ -43,6 +44,7 @@ class Parking:
         self._parked: deque[Claimable] = deque()
         self._zygote: zygotes.Zygote | None = None
         self._taken = trio.Event()
+        self._changed = trio.Event()  # of zygotes, or of what keeps us from having one
         self.trouble = "it has not started yet"
 
     @property
@@ -54,8 +56,17 @@ class Parking:
         while kind == self._default and self._parked:
             claimable = self._parked.popleft()
             self._taken.set()
-            if not claimable.sandbox.ended.is_set():
+            if claimable.sandbox.is_alive():
                 return claimable
+        for _ in range(_TRIES - 1):
+            zygote, changed = self._zygote, self._changed
+            try:
+                return await self._make(kind)
+            except zygotes.ZygoteFailed:
+                if self._zygote is zygote:
+                    await changed.wait()
+            except sandboxes.SetupFailed as error:
+                raise Unavailable(str(error)) from error
         try:
             return await self._make(kind)
         except (sandboxes.SetupFailed, zygotes.ZygoteFailed) as error:
@@ -71,6 +82,7 @@ class Parking:
         ready = trio.Event()
         self._nursery.start_soon(self._report_ready, ready, task_status)
         while True:
+            begun = trio.current_time()
             try:
                 async with trio.open_nursery() as nursery:
                     await self._renew()
@@ -84,9 +96,10 @@ class Parking:
             except* (zygotes.ZygoteFailed, sandboxes.SetupFailed) as group:
                 self.trouble = str(group.exceptions[0])
                 self._drop_zygote()
+                self._tell_of_change()
                 log.error("sandboxes can't be made", language=self._default.language, reason=self.trouble)
                 ready.set()
-                await trio.sleep(_RETRY_SECONDS)
+                await trio.sleep_until(begun + _RETRY_SECONDS)  # at once, after one that has worked for a while
 
     async def _report_ready(self, ready: trio.Event, task_status: trio.TaskStatus[None]) -> None:
         await ready.wait()
@@ -102,7 +115,12 @@ class Parking:
         zygote = await zygotes.start()
         self._drop_zygote()
         self._zygote = zygote
+        self._tell_of_change()
         self._nursery.start_soon(self._bury, zygote, name=f"zygote {self._default.language}")
+
+    def _tell_of_change(self) -> None:
+        self._changed.set()
+        self._changed = trio.Event()
 
     def _drop_zygote(self) -> None:
         if self._zygote is not None:
@@ -134,4 +152,4 @@ class Parking:
             self._parked.popleft().sandbox.kill()
 
     def _is_old(self, sandbox: Sandbox, now: float) -> bool:
-        return sandbox.ended.is_set() or sandbox.zygote is not self._zygote or now - sandbox.made_at > RETIRE_SECONDS
+        return not sandbox.is_alive() or sandbox.zygote is not self._zygote or now - sandbox.made_at > RETIRE_SECONDS

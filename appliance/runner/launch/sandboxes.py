@@ -2,15 +2,17 @@
 
 import itertools
 import os
+import select
 import signal
 import socket
+from contextlib import suppress
 from typing import NamedTuple
 
 import structlog
 import trio
 
 from appliance.runner.launch.slots import Slot, Slots
-from appliance.runner.launch.zygotes import Zygote
+from appliance.runner.launch.zygotes import Forked, Zygote
 from appliance.runner.sandbox import records
 
 log = structlog.get_logger()
@@ -25,7 +27,7 @@ class SetupFailed(Exception):
 class Sandbox:
     """`near` are our ends of job, answers, standard output and standard error, until they are handed on or closed."""
 
-    def __init__(self, zygote: Zygote, pids: tuple[int, int], slot: Slot | None, near: list[int]) -> None:
+    def __init__(self, zygote: Zygote, forked: Forked, slot: Slot | None, near: list[int]) -> None:
         self.number = next(_numbers)
         self.near = near
         self.made_at = trio.current_time()
@@ -34,14 +36,23 @@ class Sandbox:
         self.wait_status: int | None = None
         self.cost: records.Cost | None = None
         self.zygote = zygote
-        self._pid_inside = pids[1]
-        self._pidfd = os.pidfd_open(pids[0])
+        self._pid_inside = forked.pid_inside
+        self._pidfd = forked.pidfd
         self._slot = slot
 
     def kill(self) -> None:
         """Ends every process of it. The one place where a run is killed; harmless when it has ended."""
         if not self.ended.is_set():
-            signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+            with suppress(ProcessLookupError):  # its zygote has ended too, so nobody keeps it as a zombie
+                signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+
+    def is_alive(self) -> bool:
+        """The kernel's word, at once: the news of an end comes later, through the loop."""
+        if self.ended.is_set():
+            return False
+        poll = select.poll()
+        poll.register(self._pidfd, select.POLLIN)
+        return not poll.poll(0)
 
     async def keep_time(self, status: trio.socket.SocketType, deadline_ms: int) -> None:
         await status.send(records.pack(records.TIME, deadline_ms))
@@ -101,7 +112,7 @@ async def make(zygote: Zygote, slots: Slots | None, with_network: bool) -> tuple
     slot = slots.take() if slots else None
     zygote.users += 1
     try:
-        pids = await zygote.fork([theirs.fileno(), *channels.far], slot, with_network)
+        forked = await zygote.fork([theirs.fileno(), *channels.far], slot, with_network)
     except BaseException:
         zygote.users -= 1
         status.close()
@@ -114,13 +125,26 @@ async def make(zygote: Zygote, slots: Slots | None, with_network: bool) -> tuple
         theirs.close()
         for fd in channels.far:
             os.close(fd)
-    sandbox = Sandbox(zygote, pids, slot, channels.near)
-    await status.send(records.pack(records.GO))
-    record = records.unpack(await status.recv(records.SIZE))
+    sandbox = Sandbox(zygote, forked, slot, channels.near)
+    try:
+        record = await _say_go(status)
+    except trio.Cancelled:
+        sandbox.kill()
+        with trio.CancelScope(shield=True):
+            await sandbox.tend(status, slots or Slots(0))
+        raise
     if record is None or record.kind != records.PARKED:
         await sandbox.tend(status, slots or Slots(0))
         raise SetupFailed(_explain(record))
     return sandbox, status
+
+
+async def _say_go(status: trio.socket.SocketType) -> records.Record | None:
+    try:
+        await status.send(records.pack(records.GO))
+        return records.unpack(await status.recv(records.SIZE))
+    except OSError:  # it has ended already
+        return None
 
 
 def _explain(record: records.Record | None) -> str:

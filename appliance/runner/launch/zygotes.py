@@ -8,6 +8,7 @@ import sysconfig
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 
 import trio
 
@@ -17,11 +18,19 @@ from appliance.runner.launch.slots import Slot
 from appliance.runner.sandbox import root, zygote
 
 _ANSWER_BYTES = 1024
+_STUCK_SECONDS = 10  # a fork takes about a millisecond
 _START_SECONDS = 60  # preloading takes 0.2 s; a loaded machine gets its time
 
 
 class ZygoteFailed(Exception):
     """It could not be made, or has ended; the message says why."""
+
+
+class Forked(NamedTuple):
+    """A sandbox's first process: a descriptor of it, the receiver's to close, and its pid in the zygote's namespace."""
+
+    pidfd: int
+    pid_inside: int
 
 
 class Zygote:
@@ -37,20 +46,27 @@ class Zygote:
         self._control = control
         self._turn = trio.Lock()
 
-    async def fork(self, fds: Sequence[int], slot: Slot | None, with_network: bool) -> tuple[int, int]:
-        """Makes a sandbox that holds `fds`; returns its pid here and in the zygote's namespace."""
+    async def fork(self, fds: Sequence[int], slot: Slot | None, with_network: bool) -> Forked:
+        """Makes a sandbox that holds `fds`."""
         flags = (zygote.OWN_UIDS if slot else 0) | (zygote.WITH_NETWORK if with_network else 0)
         uids = slot or Slot(0, 0)
         request = zygote.REQUEST.pack(zygote.FORK, flags, uids.worker, uids.guard)
+        async with self._turn:
+            # Whole, even when cancelled: an answer that nobody takes would be the next request's, and name a wrong process.
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + _STUCK_SECONDS):
+                return await self._exchange(request, fds)
+            signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+        raise ZygoteFailed(f"the zygote did not answer for {_STUCK_SECONDS} s")
+
+    async def _exchange(self, request: bytes, fds: Sequence[int]) -> Forked:
         try:
-            async with self._turn:
-                await packets.send(self._control, request, fds)
-                answer = await packets.receive(self._control, _ANSWER_BYTES)
-        except OSError as error:
+            await packets.send(self._control, request, fds)
+            answer = await packets.receive(self._control, _ANSWER_BYTES)
+            if answer.data.startswith(zygote.FORK) and answer.pid is not None:
+                return Forked(os.pidfd_open(answer.pid), zygote.PID.unpack(answer.data[1:])[0])
+        except OSError as error:  # of pidfd_open too: it has ended, and nobody keeps its children as zombies
             raise ZygoteFailed(f"the zygote is gone: {error}") from error
-        if not answer.data.startswith(zygote.FORK) or answer.pid is None:
-            raise ZygoteFailed("the zygote has ended")
-        return answer.pid, zygote.PID.unpack(answer.data[1:])[0]
+        raise ZygoteFailed("the zygote has ended")
 
     async def reap(self, pid_inside: int) -> None:
         try:
