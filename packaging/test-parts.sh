@@ -3,9 +3,9 @@
 # `make test-fresh`. An ordinary user installs nothing: what is missing is named, and the tests that need it are left out and counted.
 set -eu
 
-# Each: the program that shows the package is there, and the package. The suite itself needs none yet beyond python3, make and git.
+# Each: the program that shows the package is there, and the package. curl is for the README's own commands.
 case ${1:?suite or fresh} in
-suite) parts="" ;;
+suite) parts="curl:curl" ;;
 fresh) parts="debootstrap:debootstrap unshare:util-linux" ;;
 *) echo "test-parts: $1: suite or fresh" >&2; exit 2 ;;
 esac
