@@ -82,7 +82,8 @@ def become_sandbox(plan: Plan, work: Work) -> NoReturn:
             os.close(fd)
         status.send(records.pack(records.PARKED))
         step = "watch"
-        _watch(status, worker)
+        gc.disable()
+        _Watch(status, worker).until_the_end()
     except BaseException as error:  # noqa: BLE001 - the process ends here, and the launcher is told
         number = error.errno if isinstance(error, OSError) and error.errno else 0
         # Descriptor 3 is the status channel as soon as the first step is over; before that nobody can be told.
@@ -209,52 +210,68 @@ def limit_worker(memory_bytes: int, tasks: int) -> None:
     resource.setrlimit(resource.RLIMIT_NPROC, (tasks, tasks))
 
 
-def _watch(status: socket.socket, worker: int) -> None:
-    """Reaps, reports the worker's end, keeps time. Returns only to end pid 1, and everything with it."""
-    reader, writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-    signal.signal(signal.SIGCHLD, lambda number, frame: None)
-    signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-    # Python's own SIGINT handler would let a worker with our uid raise inside us; pid 1 ignores what it has no handler for.
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    gc.disable()
-    poll = select.poll()
-    poll.register(reader, select.POLLIN)
-    poll.register(status, select.POLLIN)
-    ends_at = math.inf
-    alive = not _reap(status, worker)
-    while (left := ends_at - time.monotonic()) > 0:
-        ready = dict(poll.poll(None if left == math.inf else left * 1000))
-        if reader in ready:
-            _drain(reader)
-            # Once it is reaped its number may be given to another process of the sandbox.
-            alive = not _reap(status, worker if alive else 0) and alive
-        if status.fileno() in ready:
-            record = records.unpack(status.recv(records.SIZE))
-            if record is None or record.kind != records.TIME:
+class _Watch:
+    """Reaps, reports the worker's end, keeps time. `until_the_end` returns only to end pid 1, and everything with it."""
+
+    def __init__(self, status: socket.socket, worker: int) -> None:
+        self._status = status
+        self._worker = worker  # 0 once it is reaped: its number may then be another process's of the sandbox
+        self._spent_parked = 0.0
+        self._ends_at = math.inf
+        self._wakeups, writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        signal.signal(signal.SIGCHLD, lambda number, frame: None)
+        signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+        # Python's own SIGINT handler would let a worker with our uid raise inside us; pid 1 ignores what it has no handler for.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    def until_the_end(self) -> None:
+        poll = select.poll()
+        poll.register(self._wakeups, select.POLLIN)
+        poll.register(self._status, select.POLLIN)
+        self._reap()
+        while (left := self._ends_at - time.monotonic()) > 0:
+            ready = dict(poll.poll(None if left == math.inf else left * 1000))
+            if self._wakeups in ready:
+                _drain(self._wakeups)
+                self._reap()
+            if self._status.fileno() in ready and not self._take_record():
                 return
-            ends_at = time.monotonic() + record.number / 1000
+
+    def _take_record(self) -> bool:
+        """False at the end of the channel."""
+        record = records.unpack(self._status.recv(records.SIZE))
+        if record is None or record.kind != records.TIME:
+            return False
+        self._ends_at = time.monotonic() + record.number / 1000
+        if self._worker:
+            self._spent_parked = _cpu_seconds(self._worker)
+        return True
+
+    def _reap(self) -> None:
+        """Waits for all that have ended; reports the worker when it is among them."""
+        while True:
+            try:
+                pid, wait_status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            if pid == self._worker:
+                self._worker = 0
+                self._status.send(records.pack(records.EXIT, wait_status, records.pack_cost(self._cost())))
+
+    def _cost(self) -> records.Cost:
+        used = resource.getrusage(resource.RUSAGE_CHILDREN)
+        seconds = max(0.0, used.ru_utime + used.ru_stime - self._spent_parked)
+        return records.Cost(round(seconds * 1e6), used.ru_maxrss * 1024)
+
+
+def _cpu_seconds(pid: int) -> float:
+    """What a process has spent so far, by its clock: clock_getcpuclockid(3), which is this arithmetic."""
+    return time.clock_gettime((~pid << 3) | 2)
 
 
 def _drain(reader: int) -> None:
-    try:
+    with suppress(BlockingIOError):
         while os.read(reader, 4096):
             pass
-    except BlockingIOError:
-        pass
-
-
-def _reap(status: socket.socket, worker: int) -> bool:
-    """Waits for all that have ended; True when the worker was among them, and has been reported."""
-    reported = False
-    while True:
-        try:
-            pid, wait_status = os.waitpid(-1, os.WNOHANG)
-        except ChildProcessError:
-            return reported
-        if pid == 0:
-            return reported
-        if pid == worker:
-            used = resource.getrusage(resource.RUSAGE_CHILDREN)
-            cost = records.Cost(round((used.ru_utime + used.ru_stime) * 1e6), used.ru_maxrss * 1024)
-            status.send(records.pack(records.EXIT, wait_status, records.pack_cost(cost)))
-            reported = True
