@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from appliance import __version__, options
 from appliance.access import Access
-from appliance.api.app import Services
+from appliance.api.services import Services
 from appliance.calls import Calls
 from appliance.coordination.interface import Coordination
 from appliance.disk import DiskWatch

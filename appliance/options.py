@@ -1,7 +1,7 @@
 """Settings → the small values that each part is given: parts don't know the settings."""
 
 from appliance import __version__
-from appliance.api.app import ApiOptions
+from appliance.api.services import ApiOptions
 from appliance.calls import CallOptions
 from appliance.codes import Rules
 from appliance.runner.execution import Bounds

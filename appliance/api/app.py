@@ -5,19 +5,16 @@ request log → CORS → authentication → rate limit (of an action, in `applia
 
 from collections import defaultdict
 from collections.abc import Callable, Coroutine, Iterable
-from dataclasses import dataclass
 from functools import partial
 from ipaddress import ip_network
 from typing import Any
 
-import msgspec
 from quart import request as current_request
 from quart.wrappers import Request, Response
 from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException
 
 from appliance import fields
-from appliance.access import Access
 from appliance.api import actions, codes, failures, health, logs, metrics, runs, wire
 from appliance.api.auth import authenticate
 from appliance.api.connections import Lingering, contain_failures
@@ -25,37 +22,8 @@ from appliance.api.incoming import query_of
 from appliance.api.middleware import Cors, RequestLog, note_route
 from appliance.api.openapi import document
 from appliance.api.routes import ANY, NEVER, Auth, Context, Reply, Route, response
-from appliance.calls import Calls
-from appliance.codes import SOURCE_LIMIT, Rules
-from appliance.health import Health
-from appliance.metrics import Metrics
-from appliance.storage.interface import Storage
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Services:
-    """What the routes use, open and ready."""
-
-    storage: Storage
-    calls: Calls
-    access: Access
-    health: Health
-    metrics: Metrics
-
-
-class ApiOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """`trusted_proxies`: addresses or networks.
-
-    `ui_path`: where a browser that asks for `/` is sent; None as long as there are no pages.
-    """
-
-    version: str
-    rules: Rules
-    max_body_bytes: int
-    html_sandbox: bool
-    cors_origins: tuple[str, ...]
-    trusted_proxies: tuple[str, ...]
-    ui_path: str | None
+from appliance.api.services import ApiOptions, Services
+from appliance.codes import SOURCE_LIMIT
 
 
 def make_app(services: Services, options: ApiOptions) -> QuartTrio:

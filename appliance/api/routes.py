@@ -7,16 +7,14 @@ A handler is given a `Context` and returns a `Reply`; it raises the errors of `a
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import msgspec
 from quart.wrappers import Request, Response
 
 from appliance.access import Principal
 from appliance.api import wire
-
-if TYPE_CHECKING:
-    from appliance.api.app import ApiOptions, Services
+from appliance.api.services import ApiOptions, Services
 
 JSON = "application/json; charset=UTF-8"
 ANY = "*"  # as a route's method: each that a client sends

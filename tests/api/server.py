@@ -18,7 +18,8 @@ from hypercorn.config import Config
 from hypercorn.trio import serve
 
 from appliance.access import Access
-from appliance.api.app import ApiOptions, Services, make_app
+from appliance.api.app import make_app
+from appliance.api.services import ApiOptions, Services
 from appliance.calls import CallOptions, Calls
 from appliance.codes import Rules
 from appliance.coordination import open_coordination
