@@ -5,8 +5,10 @@ The traceback shows the author's frames only: not the engine's, not the standard
 
 import errno
 import linecache
+import os
 import traceback
 from collections.abc import Iterator
+from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple
 
@@ -16,6 +18,8 @@ from engines.python.text import cut_middle
 _MAX_MESSAGE = 500  # characters: the message is one line of a JSON answer
 _MIB = 1024 * 1024
 _FORKS = frozenset({"fork", "forkpty", "fork_exec", "_fork_exec", "posix_spawn", "posix_spawnp"})
+# Outside a sandbox the engine or the interpreter may lie in /tmp as well: a checkout, an environment.
+_PROGRAM = (str(Path(__file__).parents[2]), str(Path(os.__file__).parent))
 
 
 class Failure(NamedTuple):
@@ -56,7 +60,9 @@ def _keep_user_frames(shown: traceback.TracebackException) -> None:
 
 def is_user_file(name: str) -> bool:
     """The source itself, what it made by exec, and modules that it wrote to its own /tmp."""
-    return name == FILE or name.startswith("/tmp/") or (name.startswith("<") and not name.startswith("<frozen"))
+    if name.startswith("/tmp/"):
+        return not name.startswith(_PROGRAM)
+    return name == FILE or (name.startswith("<") and not name.startswith("<frozen"))
 
 
 def _add_source_line(shown: traceback.TracebackException) -> None:

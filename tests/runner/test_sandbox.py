@@ -155,9 +155,9 @@ def test_the_number_of_its_files_is_limited(appliance: Appliance) -> None:
 
 def test_the_root_has_only_what_programs_need(appliance: Appliance) -> None:
     allowed = {"bin", "dev", "engine", "etc", "lib", "lib32", "lib64", "libx32", "opt", "proc", "run", "tmp", "usr"}
-    seen = look(appliance, 'seen = {name: os.listdir(name) for name in ("/", "/opt", "/dev", "/run", "/usr/local", "/usr/src")}')
+    seen = look(appliance, 'seen = {name: os.listdir(name) for name in ("/", "/dev", "/run", "/usr/local", "/usr/src")}')
     assert set(seen["/"]) <= allowed
-    assert seen["/opt"] in ([], ["python"])
+    assert look(appliance, 'seen = os.path.exists("/opt") and os.listdir("/opt")') in (False, ["python"])
     assert set(seen["/dev"]) == {"null", "zero", "full", "random", "urandom", "fd", "stdin", "stdout", "stderr", "shm"}
     assert sorted(seen["/run"]) == ["group", "passwd"]
     assert seen["/usr/local"] == seen["/usr/src"] == []
@@ -169,7 +169,8 @@ def test_every_mount_but_its_own_is_read_only(appliance: Appliance) -> None:
     assert {place for place, flags in mounts.items() if "ro" not in flags} == {"/tmp", "/dev/shm", "/proc"}
     assert [place for place, flags in mounts.items() if "nosuid" not in flags] == []
     devices = {place for place, flags in mounts.items() if "nodev" not in flags}
-    assert devices == {f"/dev/{name}" for name in ("null", "zero", "full", "random", "urandom")}
+    bound = {f"/dev/{name}" for name in ("null", "zero", "full", "random", "urandom")}
+    assert devices in ({"/"}, bound)  # root makes the nodes in the sandbox's own root, others bind the host's
 
 
 @pytest.mark.parametrize("folder", ["/", "/engine", "/usr", "/usr/local", "/usr/lib", "/etc", "/dev", "/run", "/proc", "/lib"])
