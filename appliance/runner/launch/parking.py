@@ -94,6 +94,7 @@ class Parking:
                         log.error("a zygote ended", language=self._default.language)
                     nursery.cancel_scope.cancel()
             except* (zygotes.ZygoteFailed, sandboxes.SetupFailed) as group:
+                await trio.lowlevel.checkpoint_if_cancelled()  # then we have ended it ourselves, which is no trouble
                 self.trouble = str(group.exceptions[0])
                 self._drop_zygote()
                 self._tell_of_change()
