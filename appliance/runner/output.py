@@ -8,6 +8,8 @@ MARK = " …[truncated]"
 _MAX_LINE_BYTES = MAX_CONTENT * 4  # no entry needs more of a line than that
 _ENTRY_BYTES = 64  # what an entry counts beside its content: else a flood of empty lines would never be too much
 
+_MOST_COUNTED = 10**18  # entries: Python refuses to show an integer of more than 4300 digits
+
 
 def cut(content: str) -> str:
     return content if len(content) <= MAX_CONTENT else content[: MAX_CONTENT - len(MARK)] + MARK
@@ -80,8 +82,8 @@ class LogBudget:
         return self._dropped > 0
 
     def drop(self, count: int) -> None:
-        """That many were dropped before they came to us."""
-        self._dropped += max(0, count)
+        """That many were dropped before they came to us, as a tenant may have made up."""
+        self._dropped = min(self._dropped + max(0, count), _MOST_COUNTED)
 
     def last_entry(self) -> LogEntry | None:
         """Says how many were dropped, if any."""
