@@ -37,7 +37,11 @@ def make_state_dir(state_dir: Path) -> None:
     except OSError as error:
         raise CannotStart(f"STATE_DIR {state_dir} can't be made: {error.strerror}") from None
     if os.geteuid() == 0:
-        _give(state_dir, _identity(state_dir))
+        identity = _identity(state_dir)
+        try:
+            _give(state_dir, identity)
+        except OSError as error:
+            raise CannotStart(f"STATE_DIR {state_dir} can't be given to the user {identity.uid}: {error.strerror}") from None
 
 
 def become_unprivileged(state_dir: Path, needed: Iterable[Path]) -> None:

@@ -110,7 +110,7 @@ async def test_a_second_opener_is_refused_in_one_line_that_names_the_first(tmp_p
 
 async def test_a_state_directory_that_cant_be_made_is_refused_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(CannotOpen, match=r"^the state directory .*file/state can't be used: "):
+    with pytest.raises(CannotOpen, match=r"^the state directory .*file/state can't be used by the user [0-9]+: Not a directory"):
         async with open_storage("sqlite", tmp_path / "file" / "state"):
             pass
 

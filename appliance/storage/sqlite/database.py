@@ -116,7 +116,7 @@ def state_lock(state_dir: Path) -> Iterator[None]:
         state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
     except OSError as error:
-        raise CannotOpen(f"the state directory {state_dir} can't be used: {error}") from error
+        raise CannotOpen(f"the state directory {state_dir} can't be used by the user {os.geteuid()}: {error.strerror}") from error
     try:
         _take(descriptor, state_dir)
         yield
