@@ -101,8 +101,9 @@ def load(environ: Mapping[str, str] | None = None, system_config: Path = SYSTEM_
         sources[key] = DEFAULT if given is None else given.source
     _derive(values, sources)
     settings = Settings(**values)
+    _refuse_open_with_openid(settings)
+    _refuse_unbuilt(settings, sources)  # before the rules: what such a part wants besides is of no use to anyone yet
     validate(settings, sources)
-    _refuse_unbuilt(settings, sources)
     return Loaded(settings, sources, tuple(_warnings(environ, table)), _host(environ))
 
 
@@ -186,7 +187,8 @@ def _check_place(path: Path, group: str, key: str, table: Table, groups: set[str
     if key == "config":
         raise SettingsError(f"{path}: {key}", f"only {variable_of(key)} in the environment says where the file is")
     if key not in table:
-        raise SettingsError(f"{path}: {key}", "unknown key" + _nearest(key, [*table, *groups]))
+        near = _nearest(key.lower().removeprefix(PREFIX.lower()), [*table, *groups])
+        raise SettingsError(f"{path}: {key}", "unknown key" + (f"; the nearest is {near}" if near else ""))
     belongs = table[key][1].group
     if group not in {"", belongs}:
         raise SettingsError(f"{path}: {key}", f"belongs to [{belongs}], not to [{group}]")
@@ -221,11 +223,14 @@ def _derive(values: dict[str, Any], sources: dict[str, str]) -> None:
             return
 
 
+def _refuse_open_with_openid(settings: Settings) -> None:
+    if settings.oidc_auth_enabled and settings.auth == "none":
+        raise SettingsError(variable_of("auth"), f"none contradicts {variable_of('oidc_auth_enabled')}=true")
+
+
 def validate(settings: Settings, sources: Mapping[str, str]) -> None:
     """The rules that concern more than one setting."""
     if settings.oidc_auth_enabled:
-        if settings.auth == "none":
-            raise SettingsError(variable_of("auth"), f"none contradicts {variable_of('oidc_auth_enabled')}=true")
         for key, value in (("oidc_host", settings.oidc_host), ("oidc_realm", settings.oidc_realm)):
             if not value:
                 raise SettingsError(variable_of(key), f"is needed with {variable_of('oidc_auth_enabled')}=true")
@@ -289,12 +294,13 @@ def _warnings(environ: Mapping[str, str], table: Table) -> Iterator[str]:
     known = {variable_of(key) for key in table}.union(*(var.aliases for _, var in table.values()))
     for name in sorted(environ):
         if name.startswith(PREFIX) and name not in known:
-            yield f"{name}: unknown setting" + _nearest(name, known)
+            near = _nearest(name.removeprefix(PREFIX), [each.removeprefix(PREFIX) for each in known])
+            yield f"{name}: unknown setting" + (f"; the nearest is {PREFIX}{near}" if near else "")
 
 
-def _nearest(name: str, known: list[str] | set[str]) -> str:
-    near = difflib.get_close_matches(name, sorted(known), n=1)
-    return f"; the nearest is {near[0]}" if near else ""
+def _nearest(name: str, known: list[str]) -> str:
+    """Of names without their common prefix, with which any two would be near. Empty if none is."""
+    return next(iter(difflib.get_close_matches(name, sorted(known), n=1)), "")
 
 
 def _host(environ: Mapping[str, str]) -> Host:

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from appliance.entities import Network
-from appliance.settings import Loaded, Settings, SettingsError, default_limits, default_of, load, variables
+from appliance.settings import Loaded, Settings, SettingsError, default_limits, default_of, load, validate, variables
 from appliance.settings_report import markdown
 from appliance.settings_table import PREFIX
 
@@ -197,6 +197,10 @@ def test_an_unknown_variable_is_a_warning_with_the_nearest_name() -> None:
     assert loaded(HSOT="x").warnings == (f"{PREFIX}HSOT: unknown setting; the nearest is {PREFIX}HOST",)
 
 
+def test_a_variable_that_is_near_to_none_is_a_warning_without_a_guess() -> None:
+    assert loaded(X="1").warnings == (f"{PREFIX}X: unknown setting",)
+
+
 # The file and the credentials
 
 
@@ -223,6 +227,7 @@ def test_the_environment_wins_over_a_credential_and_that_over_the_file(tmp_path:
     ("text", "problem"),
     [
         ("prot = 1", "config.toml: prot: unknown key; the nearest is port"),
+        (f"{PREFIX}PORT = 1", f"config.toml: {PREFIX}PORT: unknown key; the nearest is port"),
         ("[runz]\nnetwork = 'none'", "config.toml: runz: unknown key; the nearest is runs"),
         ("[server]\nnetwork = 'none'", "config.toml: network: belongs to [runs], not to [server]"),
         ("network = 'none'\n[runs]\nnetwork = 'none'", "config.toml: network: is given twice"),
@@ -256,12 +261,24 @@ def test_no_authentication_contradicts_openid() -> None:
     assert refusal(AUTH="none", OIDC_AUTH_ENABLED="true") == f"AUTH: none contradicts {PREFIX}OIDC_AUTH_ENABLED=true"
 
 
+def broken_rule(settings: Settings) -> str:
+    """Of settings whose part isn't built, which `load` refuses before."""
+    with pytest.raises(SettingsError) as error:
+        validate(settings, {"tasks_limit": "default"})
+    return str(error.value).removeprefix(PREFIX)
+
+
 def test_openid_wants_its_provider() -> None:
-    assert refusal(OIDC_AUTH_ENABLED="true").startswith("OIDC_HOST: is needed")
+    assert broken_rule(Settings(oidc_auth_enabled=True)).startswith("OIDC_HOST: is needed")
 
 
 def test_a_database_wants_its_address() -> None:
-    assert refusal(DB_TYPE="postgres").startswith("DB_URI: is needed")
+    assert broken_rule(Settings(db_type="postgres")).startswith("DB_URI: is needed")
+
+
+def test_a_pool_is_not_larger_at_least_than_at_most() -> None:
+    line = broken_rule(Settings(db_min_pool_size=101))
+    assert line.startswith("DB_MIN_POOL_SIZE: 101 is over FLOWS_CODE_ACTIONS_DB_MAX_POOL_SIZE")
 
 
 @pytest.mark.parametrize(
@@ -271,7 +288,6 @@ def test_a_database_wants_its_address() -> None:
         ({"MEMORY_LIMIT": "64M", "MEMORY_RESERVATION": "65M"}, "MEMORY_RESERVATION: "),
         ({"CPU_QUOTA": "300000"}, "CPU_QUOTA: is over FLOWS_CODE_ACTIONS_MAX_CPU (200%)"),
         ({"TASKS_LIMIT": "600"}, "TASKS_LIMIT: 600 is over FLOWS_CODE_ACTIONS_MAX_TASKS"),
-        ({"DB_MIN_POOL_SIZE": "101"}, "DB_MIN_POOL_SIZE: 101 is over FLOWS_CODE_ACTIONS_DB_MAX_POOL_SIZE"),
     ],
 )
 def test_a_default_may_not_be_over_its_maximum(names: dict[str, str], line: str) -> None:
@@ -282,13 +298,16 @@ def test_a_default_may_not_be_over_its_maximum(names: dict[str, str], line: str)
     ("name", "value", "part"),
     [
         ("DB_URI", "postgres://db/x", "PostgreSQL"),
+        ("DB_TYPE", "postgres", "PostgreSQL"),
         ("DB_TYPE", "mongodb", "MongoDB"),
         ("DB_TIMEOUT", "10", "PostgreSQL"),
+        ("DB_MAX_POOL_SIZE", "3", "PostgreSQL"),
         ("MONGO_DB_URI", "mongodb://db", "MongoDB"),
         ("REDIS", "redis://cache:6379/1", "Redis"),
         ("RABBITMQ_URL", "amqp://broker", "RabbitMQ"),
         ("PROJECT_QUEUE", "other", "RabbitMQ"),
         ("S3_BUCKET_NAME", "logs", "S3"),
+        ("OIDC_AUTH_ENABLED", "true", "OpenID Connect"),
         ("OIDC_HOST", "https://id.example.org", "OpenID Connect"),
         ("SENTRY_DSN", "https://sentry.example.org/1", "Sentry"),
         ("NETWORK_ALLOW", "10.0.0.5", "the network filter"),
