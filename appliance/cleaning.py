@@ -56,7 +56,7 @@ async def clean(cleaning: Cleaning, locks: Locks, before: datetime) -> None:
     """Deletes all that is older, unless another instance is at it. Raises `StoreFailed`."""
     async with locks.try_hold(cleaning.lock) as held:
         if not held:
-            log.info("cleaning_skipped", what=cleaning.what, reason="another instance is cleaning")
+            log.info("cleaning skipped", what=cleaning.what, reason="another instance is cleaning")
             return
         batches = 0
         while await clean_batch(cleaning, before):
@@ -84,7 +84,7 @@ async def _clean_in_the_end(cleaning: Cleaning, locks: Locks, before: datetime) 
         try:
             return await clean(cleaning, locks, before)
         except StoreFailed as error:
-            log.warning("cleaning_failed", what=cleaning.what, retry_in_s=delay, error=str(error))
+            log.warning("cleaning failed", what=cleaning.what, retry_in_s=delay, reason=str(error))
         await trio.sleep(delay)
         delay = min(2 * delay, LONGEST_DELAY_S)
 

@@ -58,7 +58,7 @@ class Ends:
         try:
             await self._store(end)
         except StoreFailed as error:
-            log.warning("run_end_kept", run_id=run_id, error=str(error))
+            log.warning("run end not stored yet", run_id=run_id, reason=str(error))
             await self._keep(end)
             return False
         except trio.Cancelled:
@@ -76,7 +76,7 @@ class Ends:
             try:
                 await self._store_all()
             except StoreFailed as error:
-                log.warning("run_ends_waiting", in_memory=len(self._waiting), retry_in_s=delay, error=str(error))
+                log.warning("run ends waiting", in_memory=len(self._waiting), retry_in_s=delay, reason=str(error))
                 self._work.set()
                 await trio.sleep(delay)
                 delay = min(2 * delay, LONGEST_DELAY_S)
@@ -101,11 +101,11 @@ class Ends:
         try:
             end = await trio.to_thread.run_sync(spool.load, path)
         except spool.Unreadable as error:
-            log.error("spool_file_unreadable", kept_as=str(error.aside), error=str(error))
+            log.error("spool file unreadable", kept_as=str(error.aside), reason=str(error))
             return
         await self._store(end)
         await trio.to_thread.run_sync(path.unlink)
-        log.info("run_end_stored_from_spool", run_id=end.run_id)
+        log.info("run end stored from the spool", run_id=end.run_id)
 
     async def _keep(self, end: End) -> None:
         if self._bytes + _size(end) <= self._max_bytes:
@@ -124,10 +124,10 @@ class Ends:
         kept = fit_for_disk(end.result, low=True, is_base64=end.extra.get("result_encoding") == "base64")
         less = msgspec.structs.replace(end, result=kept.text, extra=end.extra | {"result_truncated": True}, logs=())
         if self._bytes + _size(less) <= 2 * self._max_bytes:
-            log.error("run_end_cut", run_id=end.run_id, logs_lost=len(end.logs), result_cut=kept.cut)
+            log.error("run end cut", run_id=end.run_id, logs_lost=len(end.logs), result_cut=kept.cut)
             self._remember(less)
         else:
-            log.error("run_end_lost", run_id=end.run_id, status=end.status.value)
+            log.error("run end lost", run_id=end.run_id, status=end.status.value)
 
     def _forget(self, end: End) -> None:
         self._waiting.popleft()
@@ -138,9 +138,9 @@ class Ends:
             try:
                 await trio.to_thread.run_sync(spool.save, self._folder, end)
             except OSError as error:
-                log.warning("spool_failed", run_id=end.run_id, error=str(error))
+                log.warning("spool file not written", run_id=end.run_id, reason=str(error))
                 return False
-        log.warning("run_end_spooled", run_id=end.run_id)
+        log.warning("run end spooled", run_id=end.run_id)
         return True
 
     async def _leave_nothing(self) -> None:
@@ -148,11 +148,11 @@ class Ends:
         try:
             await self._store_all()
         except StoreFailed as error:
-            log.warning("run_ends_left", in_memory=len(self._waiting), error=str(error))
+            log.warning("run ends left", in_memory=len(self._waiting), reason=str(error))
         while self._waiting:
             end = self._waiting[0]
             if not await self._spool(end):
-                log.error("run_end_lost", run_id=end.run_id, status=end.status.value)
+                log.error("run end lost", run_id=end.run_id, status=end.status.value)
             self._forget(end)
 
 
@@ -163,7 +163,7 @@ async def open_ends(runs: Runs, logs: Logs, folder: Path, max_bytes: int = MEMOR
     try:
         await ends._store_all()
     except StoreFailed as error:
-        log.warning("run_ends_waiting", in_memory=0, retry_in_s=FIRST_DELAY_S, error=str(error))
+        log.warning("run ends waiting", in_memory=0, retry_in_s=FIRST_DELAY_S, reason=str(error))
         ends._work.set()
     try:
         yield ends

@@ -151,7 +151,7 @@ async def test_while_another_instance_cleans_this_one_skips_and_says_so(storage:
             await clean(runs, locks, now() - MONTH)
             await clean(logs, locks, now() - MONTH)
     assert await left(storage) == ([RECENT, OLD], [RECENT])
-    assert [(each["event"], each["what"]) for each in said] == [("cleaning_skipped", "runs"), ("cleaned", "logs")]
+    assert [(each["event"], each["what"]) for each in said] == [("cleaning skipped", "runs"), ("cleaned", "logs")]
 
 
 # The service
@@ -199,4 +199,4 @@ async def test_a_store_that_fails_is_tried_again_and_doesnt_end_the_service(stor
     with structlog.testing.capture_logs() as said:
         await cleaned_at_one(Cleaning(what="logs", lock="codelogcleaner", delete_older=delete_older), LocalLocks())
     assert await left(storage) == ([], [])
-    assert [each["event"] for each in said][:1] == ["cleaning_failed"]
+    assert [each["event"] for each in said][:1] == ["cleaning failed"]
