@@ -114,18 +114,18 @@ class _Pool(Collector):
 
     def collect(self) -> Iterator[Metric]:
         now = self._figures()
-        yield GaugeMetricFamily("workerpool_workers_total", "Runs at once, at most", value=now.workers_total)
+        yield GaugeMetricFamily("workerpool_workers_total", "Runs that can go on at once", value=now.workers_total)
         yield GaugeMetricFamily("workerpool_workers_busy", "Runs going on", value=now.workers_busy)
         yield GaugeMetricFamily("workerpool_queue_size", "Runs waiting", value=now.queue_size)
-        yield GaugeMetricFamily("workerpool_queue_capacity", "Runs waiting, at most", value=now.queue_capacity)
-        for name, value in (
-            ("submitted", now.submitted),
-            ("completed", now.completed),
-            ("failed", now.failed),
-            ("rejected", now.rejected),
-            ("timeout", now.timeout),
+        yield GaugeMetricFamily("workerpool_queue_capacity", "Runs that can wait", value=now.queue_capacity)
+        for name, text, value in (
+            ("submitted", "Runs that were started or queued", now.submitted),
+            ("completed", "Runs that completed", now.completed),
+            ("failed", "Runs that failed, in whatever way", now.failed),
+            ("rejected", "Calls refused because the queue was full", now.rejected),
+            ("timeout", "Runs that failed because they ran past their timeout", now.timeout),
         ):
-            yield CounterMetricFamily(f"workerpool_tasks_{name}", f"Runs {name}", value=value)
+            yield CounterMetricFamily(f"workerpool_tasks_{name}", text, value=value)
 
 
 def _of_codes(labelled: list[tuple[str, CodeSeries]]) -> bytes:

@@ -26,7 +26,7 @@ ROUTES = (
     Route(
         method="GET",
         path="/",
-        summary="Whether the appliance is there; a browser is sent to its pages",
+        summary="Whether the appliance is there; a browser is sent to the pages, once there are any",
         handler=root,
         auth=Auth.NONE,
         answers={200: Alive, 302: None},
