@@ -4,7 +4,8 @@ THEORY OF OPERATION
 
 Four tasks share a sandbox: one writes the job, one reads the engine's frames, two read what was written to standard output
 and standard error. All end by themselves when nothing of the sandbox lives any more, since then nobody holds the other ends
-of the pipes. What the frames say is a claim of the tenant's; how the run ended is what the launcher says, who has it from
+of the pipes; or nobody should: an action may have given them to another run, so they are waited for only so long. What the
+frames say is a claim of the tenant's; how the run ended is what the launcher says, who has it from
 pid 1 and the kernel. Whoever wants the run to end before that (deadline, cancellation, a frame that is none) notes the cause
 and has the sandbox killed.
 """
@@ -26,12 +27,13 @@ from appliance.runner.output import LogBudget, OutputLines, cut
 from engines.python import checks
 
 OnLog = Callable[[LogEntry], Awaitable[None]]
-"""Takes one entry; may wait, which holds the action back."""
+"""Takes one entry; may wait, which holds the action back. Cancelled while it waits, it has taken the entry."""
 
 TIMEOUT_MESSAGE = "timeout: request context timeout limit exceeded"
 _READ_BYTES = 64 << 10
 _CLAIM_SECONDS = 30  # making a sandbox takes milliseconds; a launcher that is stuck must not hold a caller for ever
 _BACKSTOP_SECONDS = 5  # how much later than the server's deadline the guard's own timer ends everything
+_LAST_WORDS_SECONDS = 5  # for what the pipes still hold at the end: a megabyte or three, and a store that may be slow or gone
 _KINDS_OF_ENGINE = {OutcomeKind.ERROR, OutcomeKind.OUT_OF_MEMORY, OutcomeKind.TOO_MANY_PROCESSES, OutcomeKind.OUTPUT_LIMIT}
 
 
@@ -86,7 +88,8 @@ class Execution:
         except LauncherGone:
             pass  # `end` stays None
         if (entry := self._budget.last_entry()) is not None:
-            await self._on_log(entry)
+            with trio.move_on_after(_LAST_WORDS_SECONDS):
+                await self._on_log(entry)
         wall_ms = (trio.current_time() - started) * 1000
         return conclude(self._cause, end, self._failed, self._completed_result(), wall_ms, self._bounds)
 
@@ -103,16 +106,21 @@ class Execution:
             nursery.start_soon(self._read_frames, sandbox.answers, name="answers")
             nursery.start_soon(self._read_output, sandbox.stdout, LogType.DEBUG, name="stdout")
             nursery.start_soon(self._read_output, sandbox.stderr, LogType.ERROR, name="stderr")
-            async with trio.open_nursery() as watchers:
-                watchers.start_soon(self._kill_at_end, sandbox, name="killer")
-                watchers.start_soon(self._keep_deadline, deadline, name="deadline")
-                try:
-                    end = await sandbox.ending.wait()
-                except trio.Cancelled:
-                    with trio.CancelScope(shield=True):
-                        await self._launcher.kill(sandbox)
-                    raise
-                watchers.cancel_scope.cancel()
+            end = await self._watch(sandbox, deadline)
+            nursery.cancel_scope.deadline = trio.current_time() + _LAST_WORDS_SECONDS
+        return end
+
+    async def _watch(self, sandbox: ClaimedSandbox, deadline: float) -> wire.Ended | None:
+        async with trio.open_nursery() as watchers:
+            watchers.start_soon(self._kill_at_end, sandbox, name="killer")
+            watchers.start_soon(self._keep_deadline, deadline, name="deadline")
+            try:
+                end = await sandbox.ending.wait()
+            except trio.Cancelled:
+                with trio.CancelScope(shield=True):
+                    await self._launcher.kill(sandbox)
+                raise
+            watchers.cancel_scope.cancel()
         return end
 
     async def _kill_at_end(self, sandbox: ClaimedSandbox) -> None:

@@ -1,8 +1,13 @@
 """What a hostile action tries on the appliance itself and on its neighbours, each named by what must happen."""
 
+import sqlite3
+import time
+from contextlib import closing
+from pathlib import Path
+
 import pytest
 
-from tests.appliance import Appliance
+from tests.appliance import HANG_GUARD, Appliance, running
 
 CHANNEL = """
 import glob, json, os, struct
@@ -48,3 +53,54 @@ def test_a_count_that_is_too_long_to_be_shown_is_only_a_count(appliance: Applian
     statement = f"""{flood}; send(b'{{"type":"done","dropped":' + b'9' * 4300 + b'}}'); os._exit(0)"""
     assert attack(appliance, statement) == (200, "completed")
     assert is_unhurt(appliance)
+
+
+HOLDER = """
+import socket
+def Run(engine):
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind("\\0holder")
+    listener.listen()
+    engine.log.info("up")
+    held = []
+    while True:
+        connection, _ = listener.accept()
+        held.append(socket.recv_fds(connection, 1, 8))
+        connection.sendall(b"x")
+"""
+GIVER = """
+import os, socket
+def Run(engine):
+    connection = socket.socket(socket.AF_UNIX)
+    connection.connect("\\0holder")
+    pipes = [int(fd) for fd in os.listdir("/proc/self/fd") if os.path.lexists(f"/proc/self/fd/{fd}")]
+    pipes = [fd for fd in pipes if os.readlink(f"/proc/self/fd/{fd}").startswith("pipe")]
+    socket.send_fds(connection, [b"x"], pipes)
+    connection.recv(1)
+    engine.result.set(f"gave {len(pipes)}")
+"""
+
+
+def test_a_run_that_gives_its_pipes_to_another_does_not_outlive_its_own_end(appliance: Appliance) -> None:
+    """A chain of such runs would hold every place for ever."""
+    holder = appliance.create(HOLDER, timeout=60)
+    appliance.calling(holder)
+    appliance.until_logged(holder)
+    began = time.monotonic()
+    assert appliance.run(GIVER, timeout=5).body == b"gave 3"
+    assert time.monotonic() - began < HANG_GUARD / 4
+    (run,) = appliance.runs_of(holder)
+    assert run["status"] == "started"
+    assert appliance.manage("POST", f"/coderun/{run['id']}/cancel").status == 202
+
+
+def test_a_run_that_logs_into_a_store_that_fails_ends_at_its_timeout(tmp_path: Path) -> None:
+    flood = "import time\ndef Run(engine):\n    engine.log.info('up')\n    time.sleep(1)\n    while True:\n        print(1)\n"
+    tmp_path.chmod(0o755)
+    with running(tmp_path / "state") as appliance:
+        code_id = appliance.create(flood, timeout=5)
+        call = appliance.calling(code_id)
+        appliance.until_logged(code_id)
+        with closing(sqlite3.connect(tmp_path / "state" / "codeactions.db", isolation_level=None)) as database:
+            database.execute("BEGIN EXCLUSIVE")
+            assert call.result().status == 408
