@@ -18,7 +18,7 @@ DEFAULT = "default"  # as a limit's value: back to the installation's
 _LEAST_MEMORY = {Language.PYTHON: 32 * MIB, Language.GO: 32 * MIB, Language.JAVASCRIPT: 96 * MIB}
 _LEAST_TASKS = {Language.PYTHON: 4, Language.GO: 16, Language.JAVASCRIPT: 16}
 _LEAST_CPU = 5
-_INSTALL = {
+WITHOUT_ENGINE = {
     Language.PYTHON: "install Python 3.11 or 3.12",
     Language.JAVASCRIPT: "JavaScript isn't built into this version yet",
     Language.GO: "Go isn't built into this version yet",
@@ -133,7 +133,7 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True):
     def _language(self, name: str) -> Language:
         language = _member("language", Language, name)
         if language not in self.languages:
-            raise Conflict(f"language: {language} can't be run on this host: {_INSTALL[language]}")
+            raise Conflict(f"language: {language} can't be run on this host: {WITHOUT_ENGINE[language]}")
         return language
 
     def _refuse_blacklisted(self, source: str) -> None:

@@ -11,6 +11,7 @@ from appliance.runner.outcome import Isolation, Limits, Outcome, OutcomeKind
 
 REDACTED = "[redacted]"
 BASE64 = "base64"
+WITHOUT_BODY = frozenset({204, 205, 304})  # RFC 9110, 15.3.5, 15.3.6, 15.4.5: a value that is set isn't sent
 _STATUS = {
     OutcomeKind.TIMEOUT: 408,
     OutcomeKind.COULD_NOT_START: 503,

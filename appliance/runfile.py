@@ -9,10 +9,10 @@ import trio
 from appliance import options, startup
 from appliance.api.incoming import canonical
 from appliance.calls import Request, job_of
-from appliance.codes import SOURCE_LIMIT, TOO_BIG
+from appliance.codes import SOURCE_LIMIT, TOO_BIG, WITHOUT_ENGINE
 from appliance.entities import Code, CodeType, Language, new_id, now
 from appliance.errors import CannotStart
-from appliance.receipts import status_of
+from appliance.receipts import WITHOUT_BODY, status_of
 from appliance.runner.launcher import connect
 from appliance.runner.outcome import LogEntry, Outcome
 from appliance.runner.pool import Runner
@@ -25,13 +25,16 @@ _PATH = "/action/endpoint/local"
 def main(arguments: argparse.Namespace, loaded: Loaded) -> int:
     """Logs go to stderr, the result to stdout. 0 when the action completed, else 1. Raises `CannotStart`."""
     code, request = _code(Path(arguments.file)), _request(arguments)
+    if len(request.body) > loaded.settings.max_body_bytes:
+        raise CannotStart(f"-d: the body is over the limit of {loaded.settings.max_body_bytes} bytes (MAX_BODY_BYTES)")
     begun = startup.begin(loaded, "warning", listen=False)
     outcome = trio.run(_run, loaded, begun, code, request)
     if outcome.result is None:
         sys.stderr.write(f"{outcome.kind}: {outcome.message}\n")
         return 1
     _describe(outcome)
-    sys.stdout.buffer.write(outcome.result.value)
+    if outcome.result.status_code not in WITHOUT_BODY:
+        sys.stdout.buffer.write(outcome.result.value)
     sys.stdout.flush()
     return 0
 
@@ -49,6 +52,8 @@ async def _run(loaded: Loaded, begun: startup.Begun, code: Code, request: Reques
     async with connect(begun.launcher) as launcher, trio.open_nursery() as nursery:
         if launcher.floor:
             raise CannotStart(f"no run can start on this host: {launcher.floor}")
+        if code.language not in launcher.languages:
+            raise CannotStart(f"can't run {code.name}: {WITHOUT_ENGINE[code.language]}")
         nursery.start_soon(launcher.listen, name="launcher")
         runner = Runner(launcher, options.pool_options(settings), options.bounds(settings))
         limits = options.call_options(settings, instance="").limits_of(code)

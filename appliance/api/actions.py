@@ -8,6 +8,7 @@ from appliance.api.routes import ANY, Auth, Body, Context, Reply, Route, json
 from appliance.api.wire import Message, RunResult, run_out
 from appliance.calls import NO_INPUT, Answer, Request, status_of
 from appliance.fields import entity_id
+from appliance.receipts import WITHOUT_BODY
 from appliance.runner.outcome import OutcomeKind, Result
 
 TEXT = "text/plain; charset=UTF-8"
@@ -86,7 +87,7 @@ def _result(answer: Answer, result: Result, *, sandboxed: bool) -> Reply:
     return Reply(
         status=status_of(answer.outcome),
         content_type=content_type,
-        body=b"" if result.status_code in (204, 205, 304) else result.value,
+        body=b"" if result.status_code in WITHOUT_BODY else result.value,
         headers=(*kept, *ours),
     )
 
