@@ -26,7 +26,7 @@ from appliance.ends import open_ends
 from appliance.entities import new_id
 from appliance.errors import StoreFailed
 from appliance.instances import close_abandoned, keep_alive
-from appliance.runner.launcher import Launcher, LauncherGone, connect
+from appliance.runner.launcher import Launcher, connect
 from appliance.settings import Loaded, Settings
 from appliance.storage import open_storage
 from appliance.supervisor import Fate, Jobs, Service, watch_signals
@@ -70,7 +70,7 @@ async def _open(settings: Settings, launcher_socket: socket.socket) -> AsyncIter
 async def _listen(launcher: Launcher, fate: Fate) -> None:
     try:
         await launcher.listen()
-    except LauncherGone as error:
+    except Exception as error:  # noqa: BLE001 - whatever it is, the runs that go on are waited for
         fate.fail(error)
 
 

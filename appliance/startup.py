@@ -1,5 +1,6 @@
 """What `serve` and `run` do before their event loop and when they are ready: the log, the port, the launcher, giving up root."""
 
+import resource
 import socket
 import sys
 from dataclasses import dataclass
@@ -54,6 +55,7 @@ def begin(loaded: Loaded, log_level: str, *, listen: bool) -> Begun:
     logsetup.configure(log_level, style)
     for warning in loaded.warnings:
         log.warning("setting", problem=warning)
+    _raise_descriptor_limit()
     listener = _listen(settings.host, settings.port) if listen else None
     # -P: a folder `appliance` in the working directory must not be what runs as root.
     command = [sys.executable, "-P", "-m", "appliance", "launch", *launcher_arguments(settings, log_level, style.value)]
@@ -62,6 +64,16 @@ def begin(loaded: Loaded, log_level: str, *, listen: bool) -> Begun:
         privileges.make_state_dir(settings.state_dir)
     privileges.become_unprivileged(settings.state_dir, _program_folders())
     return Begun(launcher, listener)
+
+
+def _raise_descriptor_limit() -> None:
+    """As far as we may, for us and our launcher: the usual 1024 are a few connections for each of a hundred clients.
+
+    Also, what an ordinary user's sandboxes do counts as his: 1024 descriptors on their way through a tenant's sockets would
+    keep the launcher from sending its own (ETOOMANYREFS, unix(7)).
+    """
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _program_folders() -> list[Path]:

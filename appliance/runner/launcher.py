@@ -109,7 +109,11 @@ class Launcher:
         """Hands out what the launcher says; raises `LauncherGone` at its end, when all who wait have been told."""
         try:
             while True:
-                packet = await packets.receive(self._sock, wire.PACKET_BYTES)
+                try:
+                    packet = await packets.receive(self._sock, wire.PACKET_BYTES)
+                except packets.DescriptorsLost as error:
+                    await self._take(wire.from_launcher(error.data), None)
+                    continue
                 if not packet.data:
                     raise LauncherGone
                 await self._take(wire.from_launcher(packet.data), packet.fds)
@@ -122,8 +126,12 @@ class Launcher:
             for answer in self._answers.values():
                 answer.event.set()
 
-    async def _take(self, message: wire.FromLauncher, fds: Sequence[int]) -> None:
-        if isinstance(message, wire.Claimed):
+    async def _take(self, message: wire.FromLauncher, fds: Sequence[int] | None) -> None:
+        """`fds` None: they were lost, and a sandbox whose job channel is closed ends by itself."""
+        if isinstance(message, wire.Claimed) and fds is None:
+            self._endings[message.sandbox] = Ending()
+            self._refuse(message.ticket, "the server has too many open files")
+        elif isinstance(message, wire.Claimed) and fds is not None:
             ending = self._endings[message.sandbox] = Ending()
             job, answers, stdout, stderr = fds
             sandbox = ClaimedSandbox(message.sandbox, job, answers, stdout, stderr, ending)
@@ -135,11 +143,14 @@ class Launcher:
                 answer.sandbox = sandbox
                 answer.event.set()
         elif isinstance(message, wire.Refused):
-            if (answer := self._answers.pop(message.ticket, None)) is not None:
-                answer.refusal = message.reason
-                answer.event.set()
+            self._refuse(message.ticket, message.reason)
         elif isinstance(message, wire.Ended):
             self._endings.pop(message.sandbox).set(message)
+
+    def _refuse(self, ticket: int, reason: str) -> None:
+        if (answer := self._answers.pop(ticket, None)) is not None:
+            answer.refusal = reason
+            answer.event.set()
 
     def _discard(self, sandbox: ClaimedSandbox) -> None:
         """Closing its job channel before a job was sent ends it."""

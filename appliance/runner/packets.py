@@ -25,6 +25,14 @@ class BadPacket(ValueError):
     """Cut short by the kernel: what it held is closed."""
 
 
+class DescriptorsLost(BadPacket):
+    """Only its descriptors didn't arrive: this process has as many as it may have. `data` is whole."""
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__("a packet's descriptors were lost: too many open files")
+        self.data = data
+
+
 async def receive(sock: trio.socket.SocketType, most: int) -> Packet:
     data, ancillary, flags, _ = await sock.recvmsg(most, _SPACE, socket.MSG_CMSG_CLOEXEC)
     fds: list[int] = []
@@ -36,7 +44,7 @@ async def receive(sock: trio.socket.SocketType, most: int) -> Packet:
             pid = _CREDENTIALS.unpack(content)[0]
     if flags & (socket.MSG_CTRUNC | socket.MSG_TRUNC):
         close_all(fds)
-        raise BadPacket("a packet was cut short")
+        raise BadPacket("a packet was cut short") if flags & socket.MSG_TRUNC else DescriptorsLost(data)
     return Packet(data, fds, pid)
 
 

@@ -1,13 +1,17 @@
 """What a hostile action tries on the appliance itself and on its neighbours, each named by what must happen."""
 
+import os
+import resource
+import socket
 import sqlite3
+import sys
 import time
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import pytest
 
-from tests.appliance import HANG_GUARD, Appliance, running
+from tests.appliance import HANG_GUARD, Appliance, at_once, eventually, running
 
 CHANNEL = """
 import glob, json, os, struct
@@ -104,3 +108,56 @@ def test_a_run_that_logs_into_a_store_that_fails_ends_at_its_timeout(tmp_path: P
         with closing(sqlite3.connect(tmp_path / "state" / "codeactions.db", isolation_level=None)) as database:
             database.execute("BEGIN EXCLUSIVE")
             assert call.result().status == 408
+
+
+def open_files(pid: int) -> int:
+    return len(os.listdir(f"/proc/{pid}/fd"))
+
+
+def test_clients_that_take_all_descriptors_cost_calls_and_not_the_server(tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)
+    serve = ("sh", "-c", f"ulimit -n 128; exec {sys.executable} -P -m appliance serve")
+    with running(tmp_path / "state", command=serve) as appliance, ExitStack() as connections:
+        code_id = appliance.create(HEALTHY)
+        call = f"GET /action/endpoint/{code_id} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
+        address = ("127.0.0.1", appliance.port)
+        first, *_ = [connections.enter_context(socket.create_connection(address, HANG_GUARD)) for _ in range(130)]
+        eventually(lambda: open_files(appliance.process.pid) == 128)
+        first.sendall(call)
+        assert first.recv(100).startswith(b"HTTP/1.1 503 ")
+        connections.close()
+        assert appliance.call(code_id).body == b"still here"
+
+
+def test_a_launcher_without_free_descriptors_refuses_and_recovers(tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)
+    with running(tmp_path / "state") as appliance:
+        code_id = appliance.create(HEALTHY)
+        before = resource.prlimit(appliance.launcher, resource.RLIMIT_NOFILE)
+        resource.prlimit(appliance.launcher, resource.RLIMIT_NOFILE, (8, before[1]))
+        answers = [appliance.call(code_id) for _ in range(8)]
+        assert {answer.status for answer in answers} == {200, 503}
+        assert "Too many open files" in answers[-1].json()["message"]
+        resource.prlimit(appliance.launcher, resource.RLIMIT_NOFILE, before)
+        eventually(lambda: appliance.call(code_id).status == 200)
+
+
+def test_descriptors_on_their_way_do_not_keep_others_from_starting(appliance: Appliance) -> None:
+    """An ordinary user's sandboxes share his count of them with his launcher."""
+    program = """
+    pairs = [socket.socketpair() for _ in range(8)]
+    try:
+        for pair in pairs:
+            socket.send_fds(pair[0], [b"x"], [0] * 250)
+    except OSError as error:
+        engine.log.info(error)
+    engine.log.info("up")
+    time.sleep(60)
+"""
+    flood = appliance.create(f"import socket, time\ndef Run(engine):{program}", timeout=60)
+    appliance.calling(flood)
+    appliance.until_logged(flood)
+    healthy = appliance.create(HEALTHY)
+    assert {answer.status for answer in at_once([lambda: appliance.call(healthy)] * 16)} == {200}
+    (run,) = appliance.runs_of(flood)
+    assert appliance.manage("POST", f"/coderun/{run['id']}/cancel").status == 202

@@ -13,6 +13,7 @@ import trio
 
 from appliance.runner.launch.slots import Slot, Slots
 from appliance.runner.launch.zygotes import Forked, Zygote
+from appliance.runner.packets import close_all
 from appliance.runner.sandbox import records
 
 log = structlog.get_logger()
@@ -88,8 +89,7 @@ class Sandbox:
         return near
 
     def close_near(self) -> None:
-        for fd in self.hand_on():
-            os.close(fd)
+        close_all(self.hand_on())
 
 
 class _Channels(NamedTuple):
@@ -98,17 +98,39 @@ class _Channels(NamedTuple):
 
 
 def _open_channels() -> _Channels:
-    """Two pipes for the job channel, two for the output: through a unix socket a tenant could send descriptors."""
-    job_read, job_write = os.pipe2(os.O_CLOEXEC)
-    pipes = [os.pipe2(os.O_CLOEXEC) for _ in range(3)]
-    return _Channels([job_write, *(read for read, _ in pipes)], [job_read, *(write for _, write in pipes)])
+    """Two pipes for the job channel, two for the output: through a unix socket a tenant could send descriptors.
+
+    Raises `SetupFailed` when there are too many open files.
+    """
+    ends: list[int] = []
+    try:
+        for _ in range(4):
+            ends.extend(os.pipe2(os.O_CLOEXEC))
+    except OSError as error:
+        close_all(ends)
+        raise SetupFailed(f"pipes: {error.strerror}") from error
+    (job_read, job_write), outputs = ends[:2], ends[2:]
+    return _Channels([job_write, *outputs[::2]], [job_read, *outputs[1::2]])
+
+
+def _open_status() -> tuple[socket.socket, socket.socket]:
+    try:
+        return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    except OSError as error:
+        raise SetupFailed(f"status channel: {error.strerror}") from error
 
 
 async def make(zygote: Zygote, slots: Slots | None, with_network: bool) -> tuple[Sandbox, trio.socket.SocketType]:
     """A parked sandbox and its status channel. Raises `SetupFailed` or `ZygoteFailed`; nothing is left of it then."""
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    status = trio.socket.from_stdlib_socket(ours)
+    if slots is not None and slots.are_taken:
+        raise SetupFailed("as many sandboxes live as there are uids for")
     channels = _open_channels()
+    try:
+        ours, theirs = _open_status()
+    except SetupFailed:
+        close_all([*channels.near, *channels.far])
+        raise
+    status = trio.socket.from_stdlib_socket(ours)
     slot = slots.take() if slots else None
     zygote.users += 1
     try:
@@ -116,15 +138,13 @@ async def make(zygote: Zygote, slots: Slots | None, with_network: bool) -> tuple
     except BaseException:
         zygote.users -= 1
         status.close()
-        for fd in channels.near:
-            os.close(fd)
+        close_all(channels.near)
         if slot and slots:
             slots.give_back(slot)
         raise
     finally:
         theirs.close()
-        for fd in channels.far:
-            os.close(fd)
+        close_all(channels.far)
     sandbox = Sandbox(zygote, forked, slot, channels.near)
     try:
         record = await _say_go(status)

@@ -32,6 +32,10 @@ class Slots:
     def __init__(self, base: int) -> None:
         self._free = [Slot(base + 2 * index, base + 2 * index + 1) for index in reversed(range(SLOTS))]
 
+    @property
+    def are_taken(self) -> bool:
+        return not self._free
+
     def take(self) -> Slot:
         return self._free.pop()
 

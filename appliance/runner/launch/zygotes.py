@@ -93,6 +93,14 @@ class Zygote:
 
 async def start() -> Zygote:
     """A zygote that has preloaded its engine; raises `ZygoteFailed`."""
+    _reap_failed()
+    try:
+        return await _start()
+    except OSError as error:
+        raise ZygoteFailed(f"it can't be made: {error}") from error
+
+
+async def _start() -> Zygote:
     maker, ours = zygote.start_zygote(_root_spec(), _time_zone())
     os.waitpid(maker, 0)  # noqa: ASYNC222 - it ends as soon as it has forked
     ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
@@ -106,6 +114,13 @@ async def start() -> Zygote:
         raise ZygoteFailed(why)
     control.close()
     raise ZygoteFailed(f"it was not ready after {_START_SECONDS} s")
+
+
+def _reap_failed() -> None:
+    """Those that ended before they said who they are: as one is tried a second, they would be all of the host's pids in a day."""
+    with suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
 
 
 def _root_spec() -> root.RootSpec:

@@ -18,6 +18,7 @@ socket closes.
 
 import gc
 import os
+import resource
 import signal
 import socket
 import struct
@@ -76,7 +77,7 @@ def _become_zygote(spec: root.RootSpec, control: socket.socket, time_zone: str) 
     null = os.open("/dev/null", os.O_RDWR)
     for fd in (0, 1):  # 2 stays the launcher's: a failing interpreter is to be heard
         os.dup2(null, fd)
-    os.closerange(CONTROL + 1, 4096)
+    os.closerange(CONTROL + 1, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
     environment = {"PATH": "/usr/bin:/bin", "HOME": "/tmp", "TMPDIR": "/tmp", "LANG": "C.UTF-8", "TZ": time_zone}
     # -I -S: neither the environment, nor a folder, nor an installed package decides what is imported.
     inside = spec.interpreter_inside
