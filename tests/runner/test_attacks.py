@@ -161,3 +161,56 @@ def test_descriptors_on_their_way_do_not_keep_others_from_starting(appliance: Ap
     assert {answer.status for answer in at_once([lambda: appliance.call(healthy)] * 16)} == {200}
     (run,) = appliance.runs_of(flood)
     assert appliance.manage("POST", f"/coderun/{run['id']}/cancel").status == 202
+
+
+KEYS = """
+import ctypes, errno, os
+libc = ctypes.CDLL(None, use_errno=True)
+ADD, KEYCTL = (217, 219) if os.uname().machine == "aarch64" else (248, 250)
+def name_of(result):
+    return "it worked" if result >= 0 else errno.errorcode[ctypes.get_errno()]
+def find(keyring, name):
+    return name_of(libc.syscall(KEYCTL, 10, keyring, b"user", name, 0))
+def add(keyring, name):
+    return name_of(libc.syscall(ADD, b"user", name, b"x", 1, keyring))
+"""
+
+
+def test_two_runs_in_a_row_do_not_see_each_others_keys(appliance: Appliance) -> None:
+    """The kernel keeps the keyrings of a uid when its last process has ended."""
+    look = "seen = [(find(ring, b'left'), add(ring, b'left'), find(ring, b'left')) for ring in (-3, -4, -5)]"
+    code_id = appliance.create(f"{KEYS}\ndef Run(engine):\n    {look}\n    engine.result.set(seen)\n")
+    answers = [appliance.call(code_id).json() for _ in range(12)]
+    assert answers[0] in ([["ENOKEY", "it worked", "it worked"]] * 3, [["ENOSYS"] * 3] * 3)
+    assert answers == [answers[0]] * 12
+
+
+def test_the_keys_of_the_session_that_started_the_appliance_are_not_its_to_use(tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)
+    start = f"{KEYS}\nlibc.syscall(KEYCTL, 1, None)\nassert add(-3, b'theirs') in ('it worked', 'ENOSYS')\n"
+    start += "import sys\nos.execv(sys.executable, [sys.executable, '-P', '-m', 'appliance', 'serve'])"
+    with running(tmp_path / "state", command=(sys.executable, "-c", start)) as appliance:
+        answer = appliance.run(f"{KEYS}\ndef Run(engine):\n    engine.result.set(find(-3, b'theirs'))\n")
+        assert answer.body in (b"ENOKEY", b"ENOSYS")
+
+
+def test_a_user_namespace_of_its_own_shows_it_no_more_of_the_host(appliance: Appliance) -> None:
+    """A whole /proc has the kernel's command line, its keys, its memory's figures."""
+    program = """
+    seen = []
+    if libc.unshare(0x10000000 | 0x20000 | 0x20000000) == 0:
+        if (pid := os.fork()) == 0:
+            seen.append(name_of(libc.mount(b"proc", b"/tmp", b"proc", 0xE, None)))
+            engine.log.info([seen, os.path.exists("/tmp/meminfo")])
+            os._exit(0)
+        os.waitpid(pid, 0)
+    engine.log.info("tried")
+"""
+    answer = appliance.run(f"{KEYS}\ndef Run(engine):{program}")
+    assert appliance.logs_of(answer) in ([("info", "[['EPERM'], False]"), ("info", "tried")], [("info", "tried")])
+
+
+def test_a_crash_starts_no_program_of_the_host(appliance: Appliance) -> None:
+    """Where cores are piped to a program, the kernel starts it as root, outside of any sandbox, unless the limit is 1."""
+    answer = appliance.run("import resource\ndef Run(engine):\n    engine.result.set(resource.getrlimit(resource.RLIMIT_CORE))\n")
+    assert answer.json() == [1, 1]

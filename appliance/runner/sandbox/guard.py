@@ -123,6 +123,8 @@ def _make_mounts(identity: Identity | None) -> None:
     remount = syscalls.MS_REMOUNT | syscalls.MS_BIND | syscalls.MS_RDONLY | plain | syscalls.MS_NOEXEC
     syscalls.mount("none", "/run", None, remount)
     syscalls.mount("proc", "/proc", "proc", plain | syscalls.MS_NOEXEC, "subset=pid")
+    # While a part of this /proc is covered, nobody may mount a whole one in a user namespace of his own (mount_too_revealing).
+    syscalls.mount("/run", "/proc/1/fdinfo", None, syscalls.MS_BIND)
 
 
 def _await_go(status: socket.socket) -> None:
@@ -171,6 +173,7 @@ def _run_worker(identity: Identity | None, work: Work) -> NoReturn:
         with suppress(OSError):  # a preference, no protection: under memory pressure of the host it is the action that dies
             _write("/proc/self/oom_score_adj", "1000")
         _drop(identity.worker if identity else None)
+        syscalls.forget_keys()  # what was left there by an earlier run of this uid, or by who started the program
         syscalls.set_dumpable(True)  # else its own /proc/self belongs to root; it holds nothing that isn't the tenant's
         os.chdir("/tmp")
         os.umask(0o022)
@@ -187,7 +190,7 @@ def confine_descendants() -> None:
     syscalls.forbid_new_privileges()
     for kind, value in (
         (resource.RLIMIT_NOFILE, _OPEN_FILES),
-        (resource.RLIMIT_CORE, 0),
+        (resource.RLIMIT_CORE, 1),  # not 0: for that, a host that pipes its cores still starts its handler, as root; core(5)
         (resource.RLIMIT_MSGQUEUE, 0),
         (resource.RLIMIT_NICE, 0),
         (resource.RLIMIT_RTPRIO, 0),

@@ -1,7 +1,7 @@
 """The system calls of namespaces, mounts and privileges that `os` of Python 3.11 doesn't have.
 
 Each raises OSError with the call's errno. Sources: unshare(2), setns(2), mount(2), mount_setattr(2), pivot_root(2),
-prctl(2), capabilities(7); the numbers are those of x86-64 and arm64, which are equal for the calls used by number.
+prctl(2), capabilities(7); numbers without a remark are the same on x86-64 and arm64.
 """
 
 import ctypes
@@ -41,6 +41,13 @@ _PR_CAP_AMBIENT = 47
 _PR_CAP_AMBIENT_CLEAR_ALL = 4
 _LINUX_CAPABILITY_VERSION_3 = 0x20080522
 CAP_SYS_ADMIN = 21
+
+_SYS_KEYCTL = 219 if os.uname().machine == "aarch64" else 250  # the one number that differs
+_KEYCTL_JOIN_SESSION_KEYRING = 1
+_KEYCTL_CLEAR = 7
+_KEYCTL_GET_PERSISTENT = 22
+_KEYRINGS_OF_PROCESS = -2
+_KEYRINGS_OF_USER = (-4, -5)  # of the uid, and the session's that it has by default
 
 _CAPSET_HEADER = (ctypes.c_uint32 * 2)(_LINUX_CAPABILITY_VERSION_3, 0)
 _NO_CAPABILITIES = (ctypes.c_uint32 * 6)()
@@ -151,6 +158,16 @@ def drop_capabilities() -> None:
     _prctl(_PR_SET_KEEPCAPS, 0)
     _prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL)
     _check(_libc.capset(_CAPSET_HEADER, _NO_CAPABILITIES), "capset")
+
+
+def forget_keys() -> None:
+    """Leaves the keyring that the makers' session gave us, and empties those that the kernel keeps for a uid beyond its last
+    process: keyrings(7). Where keyctl is refused or not there, it is so for everybody.
+    """
+    _libc.syscall(_SYS_KEYCTL, _KEYCTL_JOIN_SESSION_KEYRING, None)
+    persistent = _libc.syscall(_SYS_KEYCTL, _KEYCTL_GET_PERSISTENT, -1, _KEYRINGS_OF_PROCESS)
+    for keyring in (*_KEYRINGS_OF_USER, *([persistent] if persistent > 0 else [])):
+        _libc.syscall(_SYS_KEYCTL, _KEYCTL_CLEAR, keyring)
 
 
 def holds_capability(capability: int) -> bool:
