@@ -34,7 +34,9 @@ docs:
 	@.venv/bin/codeactions settings --format markdown > docs/settings.md.new && mv docs/settings.md.new docs/settings.md
 
 # Everything that the release must show: lint, the suite, and both commands on a bare Debian.
-prove: lint test test-fresh
+prove: lint test
+	@.venv/bin/python -m tests.prove
+	@$(MAKE) --no-print-directory test-fresh
 
 # make run and make test in a Debian that has only python3, make and git, as root and as an ordinary user. Needs root.
 test-fresh:

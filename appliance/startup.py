@@ -81,14 +81,14 @@ def _program_folders() -> list[Path]:
 
 
 def _listen(host: str, port: int) -> socket.socket:
-    """`host` empty or ":" means all addresses, of IPv6 too where the host has it."""
-    everywhere = host in ("", ":")
-    address = ("::" if socket.has_dualstack_ipv6() else "0.0.0.0") if everywhere else host
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    """`::` takes IPv4 too, where the host lets it."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    dual = host == "::" and socket.has_dualstack_ipv6()
     try:
-        return socket.create_server((address, port), family=family, backlog=_BACKLOG, dualstack_ipv6=address == "::")
+        return socket.create_server((host, port), family=family, backlog=_BACKLOG, dualstack_ipv6=dual)
     except OSError as error:
-        raise CannotStart(f"HOST {host}, PORT {port}: can't listen there: {error.strerror}") from None
+        reason = str(error.strerror).partition(" (while")[0]  # Python adds the address, which is said already
+        raise CannotStart(f"HOST {host}, PORT {port}: can't listen there: {reason}") from None
 
 
 def check_isolation(settings: Settings, launcher: Launcher) -> None:

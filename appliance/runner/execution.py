@@ -69,6 +69,7 @@ class Execution:
         self._failed: wire.Failed | None = None
         self._printed = _Printed(bounds.max_result_bytes)
         self._done = False
+        self._broke_off = False
 
     def end(self, cause: Cause) -> None:
         if self._cause is None:
@@ -87,6 +88,8 @@ class Execution:
             return Outcome(kind=OutcomeKind.COULD_NOT_START, message=f"the run could not start: {refusal}")
         except LauncherGone:
             pass  # `end` stays None
+        if self._broke_off and not self._done and end is not None and end.wait_status == 0:
+            self.end(Cause.MALFORMED)
         if (entry := self._budget.last_entry()) is not None:
             with trio.move_on_after(_LAST_WORDS_SECONDS):
                 await self._on_log(entry)
@@ -150,6 +153,7 @@ class Execution:
                         await self._take_frame(head, blob)
                 except ValueError:  # a frame that is none (wire.Malformed), or an answer that the engine would have refused
                     self.end(Cause.MALFORMED)
+            self._broke_off = reader.is_in_the_middle
 
     async def _take_frame(self, head: wire.FrameHead, blob: bytes) -> None:
         if self._done or self._failed is not None:

@@ -6,8 +6,7 @@ from appliance.runner.outcome import LogEntry
 MAX_CONTENT = 8000  # characters of one entry, the mark included: the contract's figure
 MARK = " …[truncated]"
 _MAX_LINE_BYTES = MAX_CONTENT * 4  # no entry needs more of a line than that
-_ENTRY_BYTES = 64  # what an entry counts beside its content: else a flood of empty lines would never be too much
-
+_LEAST_BYTES = 32  # what an entry counts at least: else a flood of empty lines would never be too much
 _MOST_COUNTED = 10**18  # entries: Python refuses to show an integer of more than 4300 digits
 
 
@@ -70,7 +69,7 @@ class LogBudget:
         self._dropped = 0
 
     def admit(self, entry: LogEntry) -> LogEntry | None:
-        size = len(entry.content.encode(errors="replace")) + _ENTRY_BYTES
+        size = max(len(entry.content.encode(errors="replace")), _LEAST_BYTES)
         if self._dropped or size > self._left:
             self._dropped += 1
             return None

@@ -148,6 +148,11 @@ class FrameReader:
             frames.append(frame)
         return frames
 
+    @property
+    def is_in_the_middle(self) -> bool:
+        """What came last is the beginning of a frame."""
+        return bool(self._buffer)
+
     def _next(self) -> tuple[FrameHead, bytes] | None:
         buffer = self._buffer
         if len(buffer) < _LENGTHS.size:

@@ -24,6 +24,7 @@ from typing import Any
 
 _SIZES = struct.Struct(">II")
 _LEDGER = struct.Struct("=QQ")  # bytes logged, entries dropped
+_LEAST_LOG_BYTES = 32  # what an entry counts at least, as the server counts it
 _LOG_HEADERS = {level: json.dumps({"type": "log", "level": level}).encode() for level in ("debug", "info", "error")}
 _HANDLED = tuple(signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP})
 
@@ -106,7 +107,7 @@ class Channel:
     def _write_frame(self, header: bytes, blob: bytes, is_log: bool) -> None:
         head = _SIZES.pack(len(header), len(blob)) + header
         with self._among_processes(), contextlib.suppress(OSError):
-            if is_log and not self._has_room(len(blob)):
+            if is_log and not self._has_room(max(len(blob), _LEAST_LOG_BYTES)):
                 return
             if len(head) + len(blob) <= select.PIPE_BUF:
                 os.write(self._fd, head + blob)

@@ -166,7 +166,7 @@ def test_a_frame_that_is_none_fails_the_run(appliance: Appliance, statement: str
         ('send({"type": "failed", "kind": "cancelled", "message": "x"}); os._exit(0)', (200, "", "completed")),
         ('send({"type": "failed", "kind": "could_not_start", "message": "x"}); os._exit(0)', (200, "", "completed")),
         ('send({"type": "done"}); os._exit(1)', (500, '{"message":"the action ended with exit status 1"}', "error")),
-        ('write(b"\\0\\0\\0"); os._exit(0)', (200, "", "completed")),
+        ('write(b"\\0\\0\\0"); os._exit(0)', (500, json.dumps(NO_FRAME, separators=(",", ":")), "error")),
     ],
 )
 def test_a_forged_frame_is_worth_what_the_action_may_say(
@@ -198,8 +198,8 @@ FLOODS = {
     "print": (20_000, "print('x' * 99)"),
     "empty lines": (300, "os.write(1, b'\\n' * 65536)"),
     "log": (5_000, "engine.log.info('x' * 1000)"),
-    "empty entries": (20_000, "engine.log.debug('')"),
-    "forged entries": (20_000, "send({'type': 'log', 'level': 'info'})"),
+    "empty entries": (40_000, "engine.log.debug('')"),
+    "forged entries": (40_000, "send({'type': 'log', 'level': 'info'})"),
 }
 
 
