@@ -37,6 +37,7 @@ log = structlog.get_logger()
 def main(loaded: Loaded) -> int:
     begun = startup.begin(loaded, loaded.settings.log_level, listen=True)
     trio.run(_serve, loaded, begun)
+    log.info("stopped")
     return 0
 
 

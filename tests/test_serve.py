@@ -90,7 +90,7 @@ def test_a_signal_lets_the_running_calls_end(appliance: Appliance, number: signa
     assert [(answer.status, answer.body) for answer in flights.answers()] == [(200, b"in time")] * 8
     assert appliance.process.wait(HANG_GUARD) == 0
     assert outcomes(appliance.state_dir) == [("completed", "completed")] * 8
-    assert alive(flights.processes) == []
+    eventually(lambda: not alive(flights.processes), 1)
 
 
 def test_a_second_signal_is_the_end(appliance: Appliance) -> None:
@@ -217,6 +217,11 @@ def test_a_stop_leaves_nothing_behind(appliance: Appliance) -> None:
     eventually(lambda: not alive(processes), 1)
     assert set(os.listdir("/tmp")) <= temporary
     assert {path.name for path in appliance.state_dir.iterdir()} <= {"codeactions.db", "lock", "admin_token", "spool"}
+
+
+def test_the_log_says_when_it_has_stopped(appliance: Appliance) -> None:
+    assert appliance.stop() == 0
+    eventually(lambda: [line["event"] for line in appliance.lines][-2:] == ["stopping", "stopped"])
 
 
 def test_a_taken_port_is_one_line(appliance: Appliance, tmp_path: Path) -> None:

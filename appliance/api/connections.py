@@ -27,7 +27,7 @@ class ContainedServer(TCPServer):
         try:
             await super().run()
         except* Exception as failures:  # noqa: BLE001 -- whatever it is, it is this connection's
-            log.warning("connection failed", error=repr(failures.exceptions[0]))
+            log.warning("connection failed", reason=repr(failures.exceptions[0]))
 
 
 def contain_failures() -> None:
