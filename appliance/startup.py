@@ -54,7 +54,7 @@ def begin(loaded: Loaded, log_level: str, *, listen: bool) -> Begun:
     style = logsetup.style_of(sys.stderr, loaded.host.journal_stream)
     logsetup.configure(log_level, style)
     for warning in loaded.warnings:
-        log.warning("setting", problem=warning)
+        log.warning("setting ignored", reason=warning)
     _raise_descriptor_limit()
     listener = _listen(settings.host, settings.port) if listen else None
     # -P: a folder `appliance` in the working directory must not be what runs as root.
@@ -98,7 +98,8 @@ def check_isolation(settings: Settings, launcher: Launcher) -> None:
         raise CannotStart(f"REQUIRE_ISOLATION is full, and this host or version lacks: {missing}")
     if launcher.floor:
         log.error("no run can start on this host", reason=launcher.floor)
-    log.warning("isolation", degree=launcher.isolation.level, missing=missing)
+    say = log.warning if missing else log.info
+    say("isolation", degree=launcher.isolation.level, missing=missing)
 
 
 def announce(loaded: Loaded, url: str, token: str) -> None:
