@@ -4,14 +4,18 @@ import os
 import resource
 import socket
 import sqlite3
+import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
 
 import pytest
 
 from tests.appliance import HANG_GUARD, Appliance, at_once, eventually, running
+from tests.test_serve import NOBODY, program_of, state_of
 
 CHANNEL = """
 import glob, json, os, struct
@@ -214,3 +218,36 @@ def test_a_crash_starts_no_program_of_the_host(appliance: Appliance) -> None:
     """Where cores are piped to a program, the kernel starts it as root, outside of any sandbox, unless the limit is 1."""
     answer = appliance.run("import resource\ndef Run(engine):\n    engine.result.set(resource.getrlimit(resource.RLIMIT_CORE))\n")
     assert answer.json() == [1, 1]
+
+
+@pytest.fixture
+def of_an_ordinary_user() -> Iterator[Appliance]:
+    if os.geteuid() != 0:
+        pytest.skip("needs root to become an ordinary user")
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        command = [program_of(Path(folder)), "-P", "-m", "appliance", "serve"]
+        with running(state_of(Path(folder)), user=NOBODY, command=command) as appliance:
+            yield appliance
+
+
+def test_an_ordinary_users_run_makes_no_namespaces(of_an_ordinary_user: Appliance) -> None:
+    """They count as the user's, who may have some thousands: a tenant that holds them all keeps every other run from starting."""
+    attempts = "[name_of(libc.unshare(kind)) for kind in (0x10000000, 0x20000, 0x20000000, 0x10020000)]"
+    answer = of_an_ordinary_user.run(f"{KEYS}\ndef Run(engine):\n    engine.result.set({attempts})\n")
+    assert answer.json() == ["ENOSPC", "EPERM", "EPERM", "ENOSPC"]
+
+
+def test_a_fork_that_the_kernel_refuses_ends_no_run_that_goes_on(of_an_ordinary_user: Appliance) -> None:
+    appliance = of_an_ordinary_user
+    waiting = appliance.create("import time\ndef Run(engine):\n    engine.log.info('up')\n    time.sleep(3)\n")
+    call = appliance.calling(waiting)
+    appliance.until_logged(waiting)
+    limit = ["prlimit", f"--pid={appliance.zygote}", "--nproc=1:1"]
+    subprocess.run(limit, user=NOBODY, group=NOBODY, extra_groups=[], check=True)
+    healthy = appliance.create(HEALTHY)
+    answers = at_once([lambda: appliance.call(healthy)] * 8)
+    assert {answer.status for answer in answers} <= {200, 503}
+    assert call.result().status == 200
+    eventually(lambda: appliance.call(healthy).status == 200)
+    assert any("fork: " in str(line.get("reason")) for line in appliance.lines)

@@ -12,7 +12,7 @@ import structlog
 import trio
 
 from appliance.runner.launch.slots import Slot, Slots
-from appliance.runner.launch.zygotes import Forked, Zygote
+from appliance.runner.launch.zygotes import Forked, ForkFailed, Zygote
 from appliance.runner.packets import close_all
 from appliance.runner.sandbox import records
 
@@ -135,12 +135,14 @@ async def make(zygote: Zygote, slots: Slots | None, with_network: bool) -> tuple
     zygote.users += 1
     try:
         forked = await zygote.fork([theirs.fileno(), *channels.far], slot, with_network)
-    except BaseException:
+    except BaseException as error:
         zygote.users -= 1
         status.close()
         close_all(channels.near)
         if slot and slots:
             slots.give_back(slot)
+        if isinstance(error, ForkFailed):
+            raise SetupFailed(str(error)) from error
         raise
     finally:
         theirs.close()

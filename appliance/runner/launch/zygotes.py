@@ -26,6 +26,10 @@ class ZygoteFailed(Exception):
     """It could not be made, or has ended; the message says why."""
 
 
+class ForkFailed(Exception):
+    """The zygote lives, but the kernel refused the fork; the message says why."""
+
+
 class Forked(NamedTuple):
     """A sandbox's first process: a descriptor of it, the receiver's to close, and its pid in the zygote's namespace."""
 
@@ -47,7 +51,7 @@ class Zygote:
         self._turn = trio.Lock()
 
     async def fork(self, fds: Sequence[int], slot: Slot | None, with_network: bool) -> Forked:
-        """Makes a sandbox that holds `fds`."""
+        """Makes a sandbox that holds `fds`. Raises `ForkFailed` or `ZygoteFailed`."""
         flags = (zygote.OWN_UIDS if slot else 0) | (zygote.WITH_NETWORK if with_network else 0)
         uids = slot or Slot(0, 0)
         request = zygote.REQUEST.pack(zygote.FORK, flags, uids.worker, uids.guard)
@@ -64,6 +68,8 @@ class Zygote:
             answer = await packets.receive(self._control, _ANSWER_BYTES)
             if answer.data.startswith(zygote.FORK) and answer.pid is not None:
                 return Forked(os.pidfd_open(answer.pid), zygote.PID.unpack(answer.data[1:])[0])
+            if answer.data.startswith(zygote.BROKEN):
+                raise ForkFailed(answer.data[1:].decode(errors="replace"))
         except OSError as error:  # of pidfd_open too: it has ended, and nobody keeps its children as zombies
             raise ZygoteFailed(f"the zygote is gone: {error}") from error
         raise ZygoteFailed("the zygote has ended")

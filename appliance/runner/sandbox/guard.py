@@ -65,12 +65,14 @@ def become_sandbox(plan: Plan, work: Work) -> NoReturn:
         step = "namespaces"
         _make_namespaces(plan.with_network)
         step = "mounts"
+        zygotes_proc = os.open("/proc", os.O_PATH | os.O_CLOEXEC)  # the sandbox's own has no sysctls
         _make_mounts(plan.identity)
         step = "go"
         _await_go(status)
         step = "user namespace"
         if plan.identity is None:
-            _enter_user_namespace()
+            _enter_user_namespace(zygotes_proc)
+        os.close(zygotes_proc)
         step = "fork"
         worker = os.fork()
         if worker == 0:
@@ -133,8 +135,11 @@ def _await_go(status: socket.socket) -> None:
         os._exit(0)  # the launcher has gone, or doesn't want us any more
 
 
-def _enter_user_namespace() -> None:
-    """One uid on the outside, an ordinary one inside: exec of anything gives no capability."""
+def _enter_user_namespace(proc: int) -> None:
+    """One uid on the outside, an ordinary one inside: exec of anything gives no capability.
+
+    No further ones inside: all that a tenant makes of any namespace counts as the maker's too, and he would soon have no more.
+    """
     uid, gid = os.geteuid(), os.getegid()
     # The new /proc shows pid 1 only to itself, as `self`; the maps want a process that is single-threaded: ours is.
     syscalls.unshare(syscalls.CLONE_NEWUSER)
@@ -142,12 +147,13 @@ def _enter_user_namespace() -> None:
     with suppress(PermissionError):  # denied already in the namespace above, which is what we want
         _write("/proc/self/setgroups", "deny")
     _write("/proc/self/gid_map", f"{_NOBODY_INSIDE} {gid} 1")
+    _write("sys/user/max_user_namespaces", "0", proc)
     syscalls.drop_bounding_set()  # a new user namespace begins with all of it
 
 
-def _write(path: str, text: str) -> None:
+def _write(path: str, text: str, folder: int | None = None) -> None:
     """Without a file object, which costs a dozen pages of a forked process."""
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644, dir_fd=folder)
     os.write(fd, text.encode())
     os.close(fd)
 

@@ -8,7 +8,8 @@ fresh exec, with an environment that is constructed here. That interpreter runs 
 
 `main` answers requests that come on a SOCK_SEQPACKET socket, one packet each:
 
-    b"F" + flags, worker uid, guard uid; five descriptors   → b"F" + its pid here, with the same pid as SCM_CREDENTIALS
+    b"F" + flags, worker uid, guard uid; five descriptors   → b"F" + its pid here, with the same pid as SCM_CREDENTIALS;
+                                                              b"X" + why it couldn't fork
     b"R" + its pid here                                     → none: reap it; until then its number can't be used again
 
 A sandbox's pid is sent as a credential because the kernel translates that to the launcher's pid namespace. As the zygote is
@@ -35,7 +36,7 @@ OWN_UIDS = 2
 FORK = b"F"
 REAP = b"R"
 HELLO = b"H"  # + the interpreter's version
-BROKEN = b"X"  # + why there will be no hello
+BROKEN = b"X"  # + why there will be no hello, or was no fork
 
 _CREDENTIALS = struct.Struct("iII")
 _BOOT = "import sys; sys.path.insert(0, '/engine'); from appliance.runner.sandbox import zygote; zygote.main()"
@@ -114,8 +115,11 @@ def main() -> None:
             os.waitpid(first, 0)
         elif operation == FORK:
             plan = guard.Plan(fds, guard.Identity(first, second) if flags & OWN_UIDS else None, bool(flags & WITH_NETWORK))
-            pid = _fork_into_new_namespace(namespace, plan, work)
-            _send_pid(control, FORK + PID.pack(pid), pid)
+            try:
+                pid = _fork_into_new_namespace(namespace, plan, work)
+                _send_pid(control, FORK + PID.pack(pid), pid)
+            except OSError as error:  # of the fork: not worth the sandboxes that live, which would end with us
+                control.send(BROKEN + str(error).encode())
             for fd in fds:
                 os.close(fd)
 
@@ -141,8 +145,10 @@ def _send_pid(control: socket.socket, data: bytes, pid: int) -> None:
 def _fork_into_new_namespace(own_namespace: int, plan: guard.Plan, work: guard.Work) -> int:
     """Forks a process that is pid 1 of a new namespace; returns its pid in ours."""
     syscalls.unshare(syscalls.CLONE_NEWPID)
-    pid = syscalls.bare_fork()
-    if pid == 0:
-        guard.become_sandbox(plan, work)
-    syscalls.setns(own_namespace, syscalls.CLONE_NEWPID)
+    try:
+        pid = syscalls.bare_fork()
+        if pid == 0:
+            guard.become_sandbox(plan, work)
+    finally:
+        syscalls.setns(own_namespace, syscalls.CLONE_NEWPID)
     return pid
