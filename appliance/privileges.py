@@ -11,7 +11,9 @@ Nothing changes for the rest of the host. A file that the user may not read hims
 import grp
 import os
 import pwd
+import stat
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,8 +22,10 @@ from appliance.runner.sandbox import syscalls
 
 USER = "codeactions"
 NOBODY = 65534
-# What a state directory holds; anything else in a folder of root's means that the setting names a wrong folder.
-OWN_NAMES = {"admin_token", "lock", "codeactions.db", "codeactions.db-wal", "codeactions.db-shm", "spool", "cache"}
+# What a state directory holds.
+OWN_FILES = {"admin_token", "lock", "codeactions.db", "codeactions.db-wal", "codeactions.db-shm"}
+OWN_FOLDERS = {"spool", "cache"}
+SYSTEM_FOLDERS = {"bin", "boot", "dev", "etc", "lib", "lib32", "lib64", "proc", "run", "sbin", "sys", "usr"}
 
 
 class Identity(NamedTuple):
@@ -75,17 +79,52 @@ def _identity(state_dir: Path) -> Identity:
 
 
 def _give(state_dir: Path, identity: Identity) -> None:
-    """To the user, with what is in it; a folder of root's that holds other things isn't a state directory."""
-    if state_dir.stat().st_uid == identity.uid:
-        return
-    foreign = sorted({entry.name for entry in state_dir.iterdir()} - OWN_NAMES)
-    if foreign:
+    """The folder to the user, with what is ours in it; other things that are there keep their owner."""
+    if state_dir.stat().st_uid == 0:
+        _refuse_system_folder(state_dir)
+        os.chown(state_dir, identity.uid, identity.gid)
+    for folder in (state_dir, *(state_dir / name for name in OWN_FOLDERS)):
+        with suppress(FileNotFoundError):
+            _give_entries(folder, identity)
+
+
+def _refuse_system_folder(state_dir: Path) -> None:
+    """/etc given to an unprivileged user would be the end of the host: a folder of root's that holds other things may only be one
+    below where people put their own.
+    """
+    foreign = sorted({entry.name for entry in state_dir.iterdir()} - OWN_FILES - OWN_FOLDERS)
+    top, *below = state_dir.resolve().parts[1:] or ("",)
+    if foreign and (not below or top in SYSTEM_FOLDERS):
         raise CannotStart(
             f"STATE_DIR {state_dir} belongs to root and holds {foreign[0]!r}, which isn't ours: name a folder of its own"
         )
-    for folder, _, names in os.walk(state_dir):
-        for path in (folder, *(os.path.join(folder, name) for name in names)):
-            os.chown(path, identity.uid, identity.gid, follow_symlinks=False)
+
+
+def _give_entries(folder: Path, identity: Identity) -> None:
+    """Root's own files and folders, as an earlier start or a person's sqlite3 left them. By descriptor, and never a file with a
+    second name: the user may have put a link to another's file there.
+    """
+    fd = os.open(folder, os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        for name in os.listdir(fd):
+            if name in OWN_FILES | OWN_FOLDERS or folder.name in OWN_FOLDERS:
+                _give_entry(fd, name, identity)
+    finally:
+        os.close(fd)
+
+
+def _give_entry(folder: int, name: str, identity: Identity) -> None:
+    try:
+        fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder)
+    except OSError:
+        return  # a link, a socket, or gone: nothing of ours
+    try:
+        about = os.fstat(fd)
+        is_ours = stat.S_ISDIR(about.st_mode) or (stat.S_ISREG(about.st_mode) and about.st_nlink == 1)
+        if is_ours and about.st_uid == 0:
+            os.fchown(fd, identity.uid, identity.gid)
+    finally:
+        os.close(fd)
 
 
 def _show(paths: list[Path], identity: Identity) -> None:

@@ -35,6 +35,8 @@ def main(arguments: argparse.Namespace, loaded: Loaded) -> int:
     _describe(outcome)
     if outcome.result.status_code not in WITHOUT_BODY:
         sys.stdout.buffer.write(outcome.result.value)
+        if sys.stdout.isatty() and not outcome.result.value.endswith(b"\n"):
+            sys.stdout.buffer.write(b"\n")  # a prompt begins on a line of its own
     sys.stdout.flush()
     return 0
 

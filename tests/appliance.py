@@ -179,10 +179,12 @@ def environment_of(settings: Mapping[str, object]) -> dict[str, str]:
     return {"PATH": os.environ["PATH"]} | {f"FLOWS_CODE_ACTIONS_{name.upper()}": str(value) for name, value in settings.items()}
 
 
-def refused_start(state_dir: Path, **settings: str | int) -> subprocess.CompletedProcess[str]:
+SERVE = (sys.executable, "-P", "-m", "appliance", "serve")
+
+
+def refused_start(state_dir: Path, command: Sequence[str] = SERVE, **settings: str | int) -> subprocess.CompletedProcess[str]:
     """A start that is expected to end by itself."""
     named = {"port": 0, "state_dir": state_dir} | settings
-    command = [sys.executable, "-P", "-m", "appliance", "serve"]
     return subprocess.run(command, env=environment_of(named), capture_output=True, text=True, timeout=HANG_GUARD, check=False)
 
 
@@ -191,7 +193,7 @@ def running(
     state_dir: Path,
     *,
     user: int | None = None,
-    command: Sequence[str] = (sys.executable, "-P", "-m", "appliance", "serve"),
+    command: Sequence[str] = SERVE,
     environment: Mapping[str, str] | None = None,
     **settings: str | int,
 ) -> Iterator[Appliance]:

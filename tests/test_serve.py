@@ -1,6 +1,7 @@
 """The life of the process: how it starts, whom it serves to the end, and what it leaves."""
 
 import os
+import shlex
 import signal
 import socket
 import sqlite3
@@ -18,6 +19,7 @@ from tests.appliance import (
     ADMIN,
     HANG_GUARD,
     ROOT,
+    SERVE,
     Appliance,
     Response,
     alive,
@@ -307,14 +309,34 @@ def test_a_state_directory_in_a_private_folder_of_roots_works(tmp_path: Path) ->
 
 
 @needs_root
-def test_a_folder_of_roots_that_holds_other_things_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "passwd").write_text("root:x:0:0::/root:/bin/sh\n")
-    refusal = refused_start(tmp_path)
+def test_what_else_lies_in_the_state_directory_keeps_its_owner(tmp_path: Path) -> None:
+    (tmp_path / "config.toml").write_text("worker_pool_size = 2\n")
+    with running(tmp_path, config=str(tmp_path / "config.toml")) as appliance:
+        assert appliance.run("print('works')").body == b"works\n"
+    assert (tmp_path / "config.toml").stat().st_uid == 0
+    assert (tmp_path / "codeactions.db").stat().st_uid == NOBODY
+
+
+@needs_root
+def test_a_database_that_root_has_written_to_is_given_back(tmp_path: Path) -> None:
+    with running(tmp_path) as appliance:
+        code_id = appliance.create("print('works')")
+        assert appliance.stop() == 0
+    for path in tmp_path.iterdir():
+        os.chown(path, 0, 0)
+    with running(tmp_path) as appliance:
+        assert appliance.call(code_id).body == b"works\n"
+
+
+@needs_root
+def test_a_system_folder_is_never_given_away() -> None:
+    """In a mount namespace of its own, where /boot is an empty file system: the host's isn't touched, whatever happens."""
+    script = f"mount -t tmpfs none /boot && touch /boot/vmlinuz && exec {shlex.join(SERVE)}"
+    refusal = refused_start(Path("/boot"), ["unshare", "--mount", "--propagation", "private", "sh", "-c", script])
     assert refusal.returncode == 1
     assert said(refusal) == [
-        f"codeactions: STATE_DIR {tmp_path} belongs to root and holds 'passwd', which isn't ours: name a folder of its own"
+        "codeactions: STATE_DIR /boot belongs to root and holds 'vmlinuz', which isn't ours: name a folder of its own"
     ]
-    assert (tmp_path / "passwd").stat().st_uid == 0
 
 
 @pytest.fixture
