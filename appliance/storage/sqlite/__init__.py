@@ -37,7 +37,9 @@ class SqliteStorage(msgspec.Struct, frozen=True):
     exclusive: bool = True
 
     async def check(self) -> None:
-        """Through both kinds of thread, with a row that is really written: a database that is locked or full doesn't answer."""
+        """Through both kinds of thread, with a row that is really written: a database that is locked doesn't answer, nor one
+        that can't take another page.
+        """
         await self.database.read(lambda connection: connection.execute("SELECT count(*) FROM instances").fetchone())
         await self.database.execute(CHECK, {})
 
