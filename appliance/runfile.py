@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import trio
@@ -13,7 +14,7 @@ from appliance.codes import SOURCE_LIMIT, TOO_BIG, WITHOUT_ENGINE
 from appliance.entities import Code, CodeType, Language, new_id, now
 from appliance.errors import CannotStart
 from appliance.receipts import WITHOUT_BODY, status_of
-from appliance.runner.launcher import connect
+from appliance.runner.launcher import Launcher, LauncherGone, connect
 from appliance.runner.outcome import LogEntry, Outcome
 from appliance.runner.pool import Runner
 from appliance.settings import Loaded
@@ -56,13 +57,18 @@ async def _run(loaded: Loaded, begun: startup.Begun, code: Code, request: Reques
             raise CannotStart(f"no run can start on this host: {launcher.floor}")
         if code.language not in launcher.languages:
             raise CannotStart(f"can't run {code.name}: {WITHOUT_ENGINE[code.language]}")
-        nursery.start_soon(launcher.listen, name="launcher")
+        nursery.start_soon(_listen, launcher, name="launcher")
         runner = Runner(launcher, options.pool_options(settings), options.bounds(settings))
         limits = options.call_options(settings, instance="").limits_of(code)
         with runner.admit(code.project_uuid) as ticket:
             outcome = await ticket.run(job_of(new_id(), code, request, limits), _show)
         nursery.cancel_scope.cancel()
     return outcome
+
+
+async def _listen(launcher: Launcher) -> None:
+    with suppress(LauncherGone):  # the run's outcome says so
+        await launcher.listen()
 
 
 async def _show(entry: LogEntry) -> None:

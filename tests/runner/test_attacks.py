@@ -2,6 +2,7 @@
 
 import os
 import resource
+import signal
 import socket
 import sqlite3
 import subprocess
@@ -14,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.appliance import HANG_GUARD, Appliance, at_once, eventually, running
+from tests.appliance import HANG_GUARD, Appliance, at_once, children, cmdline, eventually, running
 from tests.test_serve import NOBODY, program_of, state_of
 
 CHANNEL = """
@@ -251,3 +252,16 @@ def test_a_fork_that_the_kernel_refuses_ends_no_run_that_goes_on(of_an_ordinary_
     assert call.result().status == 200
     eventually(lambda: appliance.call(healthy).status == 200)
     assert any("fork: " in str(line.get("reason")) for line in appliance.lines)
+
+
+def test_the_end_of_its_launcher_interrupts_a_local_run(tmp_path: Path) -> None:
+    file = tmp_path / "action.py"
+    file.write_text("import time\ndef Run(engine):\n    engine.log.info('up')\n    time.sleep(60)\n")
+    command = [sys.executable, "-P", "-m", "appliance", "run", str(file)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        assert next(process.stderr) == "info  up\n"
+        (launcher,) = [pid for pid in children(process.pid) if b"launch" in cmdline(pid)]
+        os.kill(launcher, signal.SIGKILL)
+        assert [line.partition(":")[0] for line in process.stderr] == ["interrupted"]
+        assert process.wait() == 1
