@@ -173,7 +173,6 @@ class Calls:
             await self._landed.wait()
 
     def _prepare(self, code: Code, request: Request) -> _Flight:
-        ticket = self._runner.admit(code.project_uuid)
         limits = self._options.limits_of(code)
         origin = Origin(
             project_uuid=code.project_uuid,
@@ -182,16 +181,19 @@ class Calls:
             isolation=self._runner.isolation_of(limits),
         )
         body, about = self._kept("body", request.body)
+        params = kept_params(dict(request.params))
+        headers = kept_headers(request.headers, self._options.redacted_headers)
         at = now()
+        ticket = self._runner.admit(code.project_uuid)  # last: from here on somebody must give the place back
         run = CodeRun(
             id=new_id(),
             code_id=code.id,
             code_mongo_id=code.mongo_object_id,
             status=RunStatus.STARTED if ticket.granted else RunStatus.QUEUED,
             extra=origin.extra() | about,
-            params=kept_params(dict(request.params)),
+            params=params,
             body=body,
-            headers=kept_headers(request.headers, self._options.redacted_headers),
+            headers=headers,
             created_at=at,
             updated_at=at,
         )
