@@ -170,7 +170,7 @@ def test_every_mount_but_its_own_is_read_only(appliance: Appliance) -> None:
     assert [place for place, flags in mounts.items() if "nosuid" not in flags] == []
     devices = {place for place, flags in mounts.items() if "nodev" not in flags}
     bound = {f"/dev/{name}" for name in ("null", "zero", "full", "random", "urandom")}
-    assert devices in ({"/"}, bound)  # root makes the nodes in the sandbox's own root, others bind the host's
+    assert devices in ({"/"}, {"/"} | bound)  # root makes the nodes in the sandbox's own root, others bind the host's into it
 
 
 @pytest.mark.parametrize("folder", ["/", "/engine", "/usr", "/usr/local", "/usr/lib", "/etc", "/dev", "/run", "/proc", "/lib"])
@@ -406,7 +406,9 @@ def test_its_limits_are_set(appliance: Appliance) -> None:
     kinds = (resource.RLIMIT_NOFILE, resource.RLIMIT_NPROC, resource.RLIMIT_CORE, resource.RLIMIT_DATA)
     seen = [resource.getrlimit(kind) for kind in kinds]
     """
-    assert look(appliance, program) == [[1024, 1024], [64, 64], [1, 1], [256 * MIB, 256 * MIB]]
+    # Where worker and guard have one uid the guard is counted too, and isn't the action's.
+    tasks = 64 if os.geteuid() == 0 else 65
+    assert look(appliance, program) == [[1024, 1024], [tasks, tasks], [1, 1], [256 * MIB, 256 * MIB]]
 
 
 def test_it_can_not_open_more_than_1024_files(appliance: Appliance) -> None:
