@@ -165,8 +165,15 @@ def marked(mark: str) -> list[int]:
 
 
 def alive(pids: Sequence[int]) -> list[int]:
-    """Those that still run; a zombie doesn't."""
-    return [pid for pid in pids if cmdline(pid)]
+    """Those that still run; a zombie doesn't, one that is dying does: its memory goes before its pidfd says so."""
+    return [pid for pid in pids if _state(pid) not in ("", "Z", "X")]
+
+
+def _state(pid: int) -> str:
+    try:
+        return status_of(pid)["State"][:1]
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
 
 
 def status_of(pid: int) -> dict[str, str]:

@@ -49,12 +49,14 @@ def metrics(appliance: Appliance) -> list[str]:
 
 
 def line_up(appliance: Appliance, code_id: str, count: int = 1) -> list["Future[Response]"]:
-    """Calls that wait, each in the queue before the next one comes."""
+    """Calls that wait, each in the queue and recorded before the next one comes."""
     calls = []
-    for _ in range(count):
+    rows = len(appliance.runs_of(code_id))
+    for number in range(1, count + 1):
         before = waiting(appliance)
         calls.append(appliance.calling(code_id))
         eventually(lambda before=before: waiting(appliance) == before + 1)  # type: ignore[misc]
+        eventually(lambda number=number: len(appliance.runs_of(code_id)) == rows + number)  # type: ignore[misc]
     return calls
 
 
@@ -117,7 +119,7 @@ def test_projects_take_turns(appliance: Appliance, holder: Holder) -> None:
 def test_a_queued_run_can_be_cancelled(appliance: Appliance, holder: Holder) -> None:
     code_id = appliance.create(QUICK)
     [call] = line_up(appliance, code_id)
-    [run] = eventually(lambda: appliance.runs_of(code_id))  # its place in the queue comes before its row
+    [run] = appliance.runs_of(code_id)
     assert appliance.manage("POST", f"/coderun/{run['id']}/cancel").status == 202
     answer = call.result()
     assert (answer.status, answer.json()) == (500, {"message": "the run was cancelled"})
