@@ -9,6 +9,7 @@ import trio
 from appliance.entities import Language, Network
 from appliance.runner.launch import sandboxes, zygotes
 from appliance.runner.launch.sandboxes import Sandbox
+from appliance.runner.launch.scopes import Scopes
 from appliance.runner.launch.slots import Slots
 
 log = structlog.get_logger()
@@ -36,9 +37,10 @@ class Claimable(NamedTuple):
 class Parking:
     """Keeps `keep` sandboxes of the default kind parked; makes others when they are asked for."""
 
-    def __init__(self, nursery: trio.Nursery, slots: Slots | None, keep: int, default: Kind) -> None:
+    def __init__(self, nursery: trio.Nursery, slots: Slots | None, scopes: Scopes | None, *, keep: int, default: Kind) -> None:
         self._nursery = nursery
         self._slots = slots
+        self._scopes = scopes
         self._keep = keep
         self._default = default
         self._parked: deque[Claimable] = deque()
@@ -73,7 +75,8 @@ class Parking:
             raise Unavailable(str(error)) from error
 
     async def _make(self, kind: Kind) -> Claimable:
-        sandbox, status = await sandboxes.make(self._current(), self._slots, kind.network is Network.INTERNET)
+        with_network = kind.network is Network.INTERNET
+        sandbox, status = await sandboxes.make(self._current(), self._slots, self._scopes, with_network=with_network)
         self._nursery.start_soon(sandbox.tend, status, self._slots or Slots(0), name=f"sandbox {sandbox.number}")
         return Claimable(sandbox, status)
 

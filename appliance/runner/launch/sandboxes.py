@@ -11,6 +11,8 @@ from typing import NamedTuple
 import structlog
 import trio
 
+from appliance.runner.launch import cgroups
+from appliance.runner.launch.scopes import Scope, ScopeFailed, Scopes
 from appliance.runner.launch.slots import Slot, Slots
 from appliance.runner.launch.zygotes import Forked, Zygote
 from appliance.runner.sandbox import records
@@ -35,6 +37,8 @@ class Sandbox:
         self.reported = trio.Event()  # the worker's end is known, or everything has ended without it
         self.wait_status: int | None = None
         self.cost: records.Cost | None = None
+        self.scope: Scope | None = None
+        self.counters: cgroups.Counters | None = None  # from shortly before its end
         self.zygote = zygote
         self._pid_inside = forked.pid_inside
         self._pidfd = forked.pidfd
@@ -43,8 +47,14 @@ class Sandbox:
     def kill(self) -> None:
         """Ends every process of it. The one place where a run is killed; harmless when it has ended."""
         if not self.ended.is_set():
+            self._read_counters()
             with suppress(ProcessLookupError):  # its zygote has ended too, so nobody keeps it as a zombie
                 signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+
+    def _read_counters(self) -> None:
+        """Once, while there is something to read: a scope without processes goes at once."""
+        if self.counters is None:
+            self.counters = self.scope.counters() if self.scope else cgroups.NO_COUNTERS
 
     def is_alive(self) -> bool:
         """The kernel's word, at once: the news of an end comes later, through the loop."""
@@ -66,6 +76,7 @@ class Sandbox:
                 record = None
             if record is not None and record.kind == records.EXIT:
                 self.wait_status, self.cost = record.number, records.unpack_cost(record.payload)
+                self._read_counters()
                 self.reported.set()
         self.kill()
         with trio.move_on_after(_EMPTY_SECONDS) as patience:
@@ -104,7 +115,9 @@ def _open_channels() -> _Channels:
     return _Channels([job_write, *(read for read, _ in pipes)], [job_read, *(write for _, write in pipes)])
 
 
-async def make(zygote: Zygote, slots: Slots | None, with_network: bool) -> tuple[Sandbox, trio.socket.SocketType]:
+async def make(
+    zygote: Zygote, slots: Slots | None, scopes: Scopes | None, *, with_network: bool
+) -> tuple[Sandbox, trio.socket.SocketType]:
     """A parked sandbox and its status channel. Raises `SetupFailed` or `ZygoteFailed`; nothing is left of it then."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     status = trio.socket.from_stdlib_socket(ours)
@@ -112,7 +125,8 @@ async def make(zygote: Zygote, slots: Slots | None, with_network: bool) -> tuple
     slot = slots.take() if slots else None
     zygote.users += 1
     try:
-        forked = await zygote.fork([theirs.fileno(), *channels.far], slot, with_network)
+        fds = [theirs.fileno(), *channels.far]
+        forked = await zygote.fork(fds, slot, with_network=with_network, in_scope=scopes is not None)
     except BaseException:
         zygote.users -= 1
         status.close()
@@ -127,11 +141,15 @@ async def make(zygote: Zygote, slots: Slots | None, with_network: bool) -> tuple
             os.close(fd)
     sandbox = Sandbox(zygote, forked, slot, channels.near)
     try:
+        if scopes is not None:
+            sandbox.scope = await scopes.make(sandbox.number, forked.pid)
         record = await _say_go(status)
-    except trio.Cancelled:
+    except (trio.Cancelled, ScopeFailed) as error:
         sandbox.kill()
         with trio.CancelScope(shield=True):
             await sandbox.tend(status, slots or Slots(0))
+        if isinstance(error, ScopeFailed):
+            raise SetupFailed(f"scope: {error}") from error
         raise
     if record is None or record.kind != records.PARKED:
         await sandbox.tend(status, slots or Slots(0))
