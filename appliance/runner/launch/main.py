@@ -153,7 +153,7 @@ class _Connection:
                 return claimable
             except ScopeFailed as failed:
                 reason = str(failed)
-                log.error("limits are not in force", sandbox=claimable.sandbox.number, run_id=claim.run_id, reason=reason)
+                log.error("limits not in force", sandbox=claimable.sandbox.number, run_id=claim.run_id, reason=reason)
                 claimable.sandbox.kill()
         raise Unavailable(f"its limits are not in force: {reason}")
 

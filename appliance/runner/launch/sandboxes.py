@@ -57,8 +57,8 @@ class Sandbox:
             self.counters = self.scope.counters() if self.scope else cgroups.NO_COUNTERS
 
     def is_alive(self) -> bool:
-        """The kernel's word, at once: the news of an end comes later, through the loop."""
-        if self.ended.is_set():
+        """The kernel's word on its guard, at once: the news of an end comes later, through the loop."""
+        if self.reported.is_set():
             return False
         poll = select.poll()
         poll.register(self._pidfd, select.POLLIN)
