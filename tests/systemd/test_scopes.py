@@ -33,6 +33,11 @@ def during(appliance: BoxedAppliance, source: str = WAITS, **query: str | int) -
     return scope, limits
 
 
+def processes_of(appliance: BoxedAppliance, scope: str) -> list[int]:
+    text = (appliance.box.cgroup("systemd", f"{SLICE}/{scope}") / "cgroup.procs").read_text()
+    return [int(pid) for pid in text.split()]
+
+
 def usage_of(appliance: BoxedAppliance, answer: Response) -> Any:
     return appliance.run_of(answer)["extra"]["usage"]
 
@@ -208,7 +213,7 @@ def test_a_time_out_leaves_nothing(appliance: BoxedAppliance) -> None:
     call = appliance.calling(code_id)
     appliance.until_logged(code_id)
     scope = appliance.scope_of(appliance.runs_of(code_id)[0]["id"])
-    processes = [int(pid) for pid in (appliance.box.cgroup("pids", f"{SLICE}/{scope}") / "cgroup.procs").read_text().split()]
+    processes = processes_of(appliance, scope)
     assert len(processes) >= 12
     answer = call.result()
     assert answer.status == 408
@@ -231,10 +236,10 @@ def test_a_limit_that_is_not_in_force_starts_nothing(appliance: BoxedAppliance) 
 
 def test_a_parked_sandbox_that_was_killed_is_replaced(appliance: BoxedAppliance) -> None:
     code_id = appliance.create("print('it ran')")
-    killed = appliance.box.scopes()
-    for scope in killed:
-        for pid in (appliance.box.cgroup("systemd", f"{SLICE}/{scope}") / "cgroup.procs").read_text().split():
-            os.kill(int(pid), signal.SIGKILL)
+    parked = {scope: processes_of(appliance, scope) for scope in appliance.box.scopes()}
+    killed = {scope for scope, processes in parked.items() if processes}  # one that is just being made has none yet
+    for process in (process for processes in parked.values() for process in processes):
+        os.kill(process, signal.SIGKILL)
     eventually(lambda: not appliance.box.scopes() & killed)
     assert appliance.call(code_id).body == b"it ran\n"
 
