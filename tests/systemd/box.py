@@ -38,7 +38,9 @@ class Box(NamedTuple):
 
     def run(self, *command: str) -> str:
         """Its standard output; fails the test when the command fails."""
-        done = subprocess.run(self.command(*command), stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            self.command(*command), stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=HANG_GUARD
+        )
         assert done.returncode == 0, (command, done.stdout, done.stderr)
         return done.stdout
 
@@ -132,10 +134,15 @@ def booted() -> Iterator[Box]:
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     folder = done.stdout.strip().removeprefix("box=")
+    # It ends with us, however we end: the stop waits for the end of a pipe that only we hold.
+    stop = subprocess.Popen(
+        ["sh", "-c", 'read -r _; exec "$0" --stop "$1"', str(TOOL), folder], stdin=subprocess.PIPE, start_new_session=True
+    )
     try:
         yield Box(folder, int((Path(folder) / "pid").read_text()))
     finally:
-        subprocess.run([str(TOOL), "--stop", folder], check=True)
+        stop.communicate()
+        assert stop.returncode == 0
 
 
 @contextmanager

@@ -211,12 +211,12 @@ class Scopes:
             await self.bus.start_scope(name, [pair for pair in properties if pair[0] not in self._omitted])
         except BusError as error:
             raise ScopeFailed(str(error)) from error
-        scope = Scope(self, name, self._folders_of(name, pid), self._limits)
+        scope = Scope(self, name, self.folders_of(name, pid), self._limits)
         scope._limit_v1(self._limits)
         scope.check()
         return scope
 
-    def _folders_of(self, name: str, pid: int) -> cgroups.Folders:
+    def folders_of(self, name: str, pid: int) -> cgroups.Folders:
         """Raises `ScopeFailed` unless the process is in the scope, in each hierarchy."""
         try:
             paths = cgroups.paths_of(pid)
@@ -261,6 +261,7 @@ class Scopes:
                 except BusError as error:
                     log.warning("the system bus can't be reached", reason=str(error))
                     await trio.sleep(_RECONNECT_SECONDS)
+            log.info("the system bus is back")
 
 
 async def open_scopes(nursery: trio.Nursery, limits: Limits, runs: int) -> Scopes:
