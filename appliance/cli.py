@@ -63,8 +63,8 @@ def run_arguments(parser: argparse.ArgumentParser) -> None:
 def launch(arguments: argparse.Namespace) -> int:
     from appliance import logsetup
     from appliance.entities import Network
+    from appliance.runner.launch.limits import Limits
     from appliance.runner.launch.main import LaunchOptions, main
-    from appliance.runner.launch.scopes import Limits
 
     logsetup.configure(arguments.log_level, logsetup.Style(arguments.log_style))
     limits = Limits(

@@ -7,7 +7,8 @@ import sys
 import trio
 
 from appliance.runner.launch import bus, cgroups
-from appliance.runner.launch.scopes import Limits, ScopeFailed, Scopes, open_scopes
+from appliance.runner.launch.limits import Limits
+from appliance.runner.launch.scopes import ScopeFailed, Scopes, open_scopes
 
 LIMITS = Limits(memory_bytes=64 << 20, cpu_percent=50, tasks=8, memory_reservation=0, cpu_weight=None)
 

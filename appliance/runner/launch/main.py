@@ -23,9 +23,10 @@ import trio
 from appliance.entities import Language, Network
 from appliance.runner import packets, wire
 from appliance.runner.launch import cgroups
+from appliance.runner.launch.limits import Limits
 from appliance.runner.launch.parking import Claimable, Kind, Parking, Unavailable
 from appliance.runner.launch.sandboxes import Sandbox
-from appliance.runner.launch.scopes import Limits, ScopeFailed, Scopes, open_scopes
+from appliance.runner.launch.scopes import ScopeFailed, Scopes, open_scopes
 from appliance.runner.launch.slots import Slots, free_range
 from appliance.runner.outcome import NETWORK_FILTER, SCOPE
 from appliance.runner.sandbox import syscalls

@@ -15,121 +15,39 @@ A scope goes by itself, with its cgroups, when its last process has ended. So th
 
 import os
 import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from subprocess import DEVNULL, PIPE
-from typing import NamedTuple
 
 import structlog
 import trio
 
 from appliance.runner.launch import bus, cgroups
-from appliance.runner.launch.bus import BusError, Property
+from appliance.runner.launch.bus import BusError
+from appliance.runner.launch.limits import (
+    GUARD_TASKS,
+    OOM_POLICY,
+    RESERVATION_V1,
+    SLICE,
+    SWAP_V1,
+    SWAP_V2,
+    Limits,
+    expected_files,
+    limit_properties,
+    reservation_of,
+    unit_properties,
+)
 
 log = structlog.get_logger()
 
 PARENT_SLICE = "codeactions.slice"
-SLICE = "codeactions-runs.slice"
 _PREFIX = "codeactions-run-"
-_GUARD_TASKS = 1  # the guard is a process of the scope, and none of the tenant's
-_STOP_US = 500_000  # until systemd kills what it has stopped; what is in a scope has no end of its own to come to
 _RECONNECT_SECONDS = 1.0
-_SIGKILL = 9
-_OPTIONAL = "OOMPolicy"  # for scopes since systemd 253
 
 
 class ScopeFailed(Exception):
     """No scope, or not the limits that were asked for; the message says which."""
-
-
-class Limits(NamedTuple):
-    """Of one sandbox; `memory_reservation` 0 and `cpu_weight` None are unset."""
-
-    memory_bytes: int
-    cpu_percent: int
-    tasks: int
-    memory_reservation: int
-    cpu_weight: int | None
-
-
-def limit_properties(limits: Limits) -> dict[str, Property]:
-    memory = cgroups.whole_pages(limits.memory_bytes)
-    values = {
-        "MemoryMax": memory,
-        "MemoryLow": _reservation(limits),
-        "MemorySwapMax": 0,
-        "CPUQuotaPerSecUSec": limits.cpu_percent * 10_000,
-        "TasksMax": limits.tasks + _GUARD_TASKS,
-    }
-    if limits.cpu_weight is not None:
-        values["CPUWeight"] = limits.cpu_weight
-    return {name: (name, ("t", value)) for name, value in values.items()}
-
-
-def unit_properties(limits: Limits, pid: int, binds_to: str | None) -> list[Property]:
-    """Of a new scope around the process `pid`; `binds_to` is the launcher's own service."""
-    bound: list[Property] = [(name, ("as", [binds_to])) for name in ("BindsTo", "After") if binds_to]
-    return [
-        ("Description", ("s", "a parked sandbox")),
-        ("Slice", ("s", SLICE)),
-        ("PIDs", ("au", [pid])),
-        ("CollectMode", ("s", "inactive-or-failed")),
-        ("KillSignal", ("i", _SIGKILL)),
-        ("TimeoutStopUSec", ("t", _STOP_US)),
-        (_OPTIONAL, ("s", "continue")),  # the worker's end is the guard's to report, not a reason to stop the scope
-        *bound,
-        *limit_properties(limits).values(),
-    ]
-
-
-def expected_files(limits: Limits, hierarchies: cgroups.Hierarchies) -> list[cgroups.Limit]:
-    """Each file that holds one of the limits, with what it must say."""
-    return [
-        *(_memory_v1(limits) if hierarchies.is_v1("memory") else _memory_v2(limits)),
-        cgroups.Limit("pids", "pids.max", str(limits.tasks + _GUARD_TASKS)),
-        *(_cpu_v1(limits) if hierarchies.is_v1("cpu") else _cpu_v2(limits)),
-    ]
-
-
-def _memory_v1(limits: Limits) -> Iterator[cgroups.Limit]:
-    memory = str(cgroups.whole_pages(limits.memory_bytes))
-    yield cgroups.Limit("memory", "memory.limit_in_bytes", memory)
-    yield cgroups.Limit("memory", _SWAP_V1, memory)
-    if reservation := _reservation(limits):
-        yield cgroups.Limit("memory", _RESERVATION_V1, str(reservation))
-
-
-def _memory_v2(limits: Limits) -> Iterator[cgroups.Limit]:
-    yield cgroups.Limit("memory", "memory.max", str(cgroups.whole_pages(limits.memory_bytes)))
-    yield cgroups.Limit("memory", "memory.low", str(_reservation(limits)))
-    yield cgroups.Limit("memory", _SWAP_V2, "0")
-
-
-def _cpu_v1(limits: Limits) -> Iterator[cgroups.Limit]:
-    yield cgroups.Limit("cpu", "cpu.cfs_period_us", str(cgroups.PERIOD_US))
-    yield cgroups.Limit("cpu", "cpu.cfs_quota_us", str(_quota_us(limits)))
-    if limits.cpu_weight is not None:
-        yield cgroups.Limit("cpu", "cpu.shares", str(max(2, limits.cpu_weight * 1024 // 100)))  # systemd's own conversion
-
-
-def _cpu_v2(limits: Limits) -> Iterator[cgroups.Limit]:
-    yield cgroups.Limit("cpu", "cpu.max", f"{_quota_us(limits)} {cgroups.PERIOD_US}")
-    if limits.cpu_weight is not None:
-        yield cgroups.Limit("cpu", "cpu.weight", str(limits.cpu_weight))
-
-
-def _reservation(limits: Limits) -> int:
-    return cgroups.whole_pages(min(limits.memory_reservation, limits.memory_bytes))
-
-
-def _quota_us(limits: Limits) -> int:
-    return limits.cpu_percent * cgroups.PERIOD_US // 100
-
-
-_SWAP_V1 = "memory.memsw.limit_in_bytes"  # of memory and swap together; there only if the kernel counts swap
-_SWAP_V2 = "memory.swap.max"
-_RESERVATION_V1 = "memory.soft_limit_in_bytes"
 
 
 class Scope:
@@ -162,10 +80,8 @@ class Scope:
 
     def _limit_v1(self, limits: Limits) -> None:
         """What systemd doesn't set on cgroup v1. That it worked is for `check` to say."""
-        if not self._scopes.hierarchies.is_v1("memory"):
-            return
-        for _, file, value in _memory_v1(limits):
-            if file in (_SWAP_V1, _RESERVATION_V1):
+        for _, file, value in expected_files(limits, self._scopes.hierarchies):
+            if file in (SWAP_V1, RESERVATION_V1):
                 with suppress(OSError):
                     (self._folders.memory / file).write_text(value)
 
@@ -173,13 +89,13 @@ class Scope:
         """Raises `ScopeFailed` unless the kernel has every limit as it was asked for."""
         for controller, file, value in expected_files(self._limits, self._scopes.hierarchies):
             found = cgroups.read(self._folders.of(controller) / file)
-            if found is None and file in (_SWAP_V1, _SWAP_V2) and not self.limits_swap():
+            if found is None and file in (SWAP_V1, SWAP_V2) and not self.limits_swap():
                 continue  # named on every run: `swap_unlimited`
             if found != value:
                 raise ScopeFailed(f"{file} is {found or 'not there'} instead of {value}")
 
     def limits_swap(self) -> bool:
-        file = _SWAP_V1 if self._scopes.hierarchies.is_v1("memory") else _SWAP_V2
+        file = SWAP_V1 if self._scopes.hierarchies.is_v1("memory") else SWAP_V2
         return (self._folders.memory / file).exists()
 
     def counters(self) -> cgroups.Counters:
@@ -187,7 +103,7 @@ class Scope:
         read = cgroups.read_counters(self._folders)
         return read._replace(
             cpu_us=None if read.cpu_us is None else read.cpu_us - self._spent_parked,
-            tasks_peak=None if read.tasks_peak is None else read.tasks_peak - _GUARD_TASKS,
+            tasks_peak=None if read.tasks_peak is None else read.tasks_peak - GUARD_TASKS,
         )
 
 
@@ -234,9 +150,9 @@ class Scopes:
             try:
                 scope = await self.make(0, pid)
             except ScopeFailed as error:
-                if _OPTIONAL not in str(error):
+                if OOM_POLICY not in str(error):
                     raise
-                self._omitted.add(_OPTIONAL)
+                self._omitted.add(OOM_POLICY)
                 scope = await self.make(0, pid)
             self.limits_swap = scope.limits_swap()
         if self._limits.memory_reservation and not self.hierarchies.is_v1("memory"):
@@ -246,7 +162,7 @@ class Scopes:
         """A reservation counts only below a slice that has it too: memory.low of the kernel's cgroup-v2.rst."""
         for unit in (PARENT_SLICE, SLICE):
             try:
-                await self.bus.set_properties(unit, [("MemoryLow", ("t", runs * _reservation(self._limits)))])
+                await self.bus.set_properties(unit, [("MemoryLow", ("t", runs * reservation_of(self._limits)))])
             except BusError as error:
                 raise ScopeFailed(f"{unit}: {error}") from error
 

@@ -7,7 +7,7 @@ import pytest
 from appliance.runner import wire
 from appliance.runner.execution import Bounds, Cause, conclude
 from appliance.runner.launch import cgroups
-from appliance.runner.launch.scopes import Limits, expected_files, limit_properties, unit_properties
+from appliance.runner.launch.limits import Limits, expected_files, limit_properties, unit_properties
 from appliance.runner.outcome import OutcomeKind, Result
 
 MIB = 1 << 20
