@@ -114,6 +114,12 @@ class Appliance:
         eventually(lambda: self.manage("GET", f"/codelog?code_id={code_id}").json()["total"] >= count)
 
     @property
+    def has_scopes(self) -> bool:
+        """Whether this host puts runs into scopes."""
+        [isolation] = [line for line in self.lines if line.get("event") == "isolation"]
+        return "scope" not in isolation["missing"].split(", ")
+
+    @property
     def launcher(self) -> int:
         return next(pid for pid in children(self.process.pid) if b"launch" in cmdline(pid))
 

@@ -240,12 +240,18 @@ def test_it_has_a_uid_of_its_own_and_no_privilege(appliance: Appliance) -> None:
 
 @needs_root
 def test_its_guard_has_another_uid_and_no_privilege(appliance: Appliance) -> None:
-    guards = eventually(lambda: [status for status in map(status_of, appliance.sandboxes) if status["NSpid"].endswith("\t1")])
+    guards = eventually(lambda: guards_without_privilege(appliance))  # one that is being made has its own, until it is told to go
     uids = {status["Uid"].split()[0] for status in guards}
     workers = {status["Uid"].split()[0] for status in map(status_of, appliance.sandboxes)} - uids
     assert workers
     assert len(uids) == len(guards)
-    assert all(int(status["CapEff"], 16) == int(status["CapBnd"], 16) == 0 for status in guards)
+
+
+def guards_without_privilege(appliance: Appliance) -> list[dict[str, str]]:
+    """All guards; none while one of them has a privilege."""
+    guards = [status for status in map(status_of, appliance.sandboxes) if status["NSpid"].endswith("\t1")]
+    has_any = any(int(status[name], 16) for status in guards for name in ("CapEff", "CapBnd"))
+    return [] if has_any else guards
 
 
 def test_it_sees_only_its_own_processes(appliance: Appliance) -> None:
@@ -392,10 +398,13 @@ def test_two_runs_draw_different_random_numbers(appliance: Appliance) -> None:
 def test_its_limits_are_set(appliance: Appliance) -> None:
     program = """
     import resource
-    kinds = (resource.RLIMIT_NOFILE, resource.RLIMIT_NPROC, resource.RLIMIT_CORE, resource.RLIMIT_DATA)
+    kinds = (resource.RLIMIT_NOFILE, resource.RLIMIT_CORE, resource.RLIMIT_NPROC, resource.RLIMIT_DATA)
     seen = [resource.getrlimit(kind) for kind in kinds]
     """
-    assert look(appliance, program) == [[1024, 1024], [64, 64], [0, 0], [256 * MIB, 256 * MIB]]
+    files, core, *by_process = look(appliance, program)
+    assert (files, core) == ([1024, 1024], [0, 0])
+    if not appliance.has_scopes:  # else they are the whole sandbox's: tests/systemd
+        assert by_process == [[64, 64], [256 * MIB, 256 * MIB]]
 
 
 def test_it_can_not_open_more_than_1024_files(appliance: Appliance) -> None:
@@ -445,13 +454,14 @@ def test_an_action_that_copes_with_a_refused_fork_has_completed(appliance: Appli
 
 def test_more_memory_than_allowed_fails_the_run_by_name(appliance: Appliance) -> None:
     answer = appliance.run("def Run(engine):\n    bytearray(1 << 30)\n")
-    assert (answer.status, answer.json()) == (500, {"message": "out of memory: the limit is 256 MiB (line 2)"})
+    end = "; raise memory or use less" if appliance.has_scopes else " (line 2)"  # the kernel's word, or the interpreter's
+    assert (answer.status, answer.json()) == (500, {"message": f"out of memory: the limit is 256 MiB{end}"})
     assert appliance.run_of(answer)["extra"]["outcome"] == "out_of_memory"
 
 
 def test_a_code_may_have_a_smaller_memory(appliance: Appliance) -> None:
     answer = appliance.run("def Run(engine):\n    bytearray(100 << 20)\n", memory="64M")
-    assert answer.json() == {"message": "out of memory: the limit is 64 MiB (line 2)"}
+    assert answer.json()["message"].startswith("out of memory: the limit is 64 MiB")
 
 
 INTERFACES = """
@@ -476,4 +486,4 @@ def test_the_shared_network_is_said_to_be_missing_a_filter(appliance: Appliance)
     assert any(look(appliance, INTERFACES).values())
     extra = appliance.run_of(appliance.run("print()"))["extra"]
     assert extra["isolation"] == "reduced"
-    assert {"scope", "seccomp", "network_filter"} <= set(extra["isolation_missing"])
+    assert {"seccomp", "network_filter"} <= set(extra["isolation_missing"])

@@ -24,7 +24,7 @@ from appliance.entities import Language, Network
 from appliance.runner import packets, wire
 from appliance.runner.launch import cgroups
 from appliance.runner.launch.limits import Limits
-from appliance.runner.launch.parking import Claimable, Kind, Parking, Unavailable
+from appliance.runner.launch.parking import Kind, Parking, Unavailable
 from appliance.runner.launch.sandboxes import Sandbox
 from appliance.runner.launch.scopes import ScopeFailed, Scopes, open_scopes
 from appliance.runner.launch.slots import Slots, free_range
@@ -127,14 +127,14 @@ class _Connection:
             await self.send(wire.Refused(ticket=claim.ticket, reason=f"this host can't run {claim.language}"))
             return
         try:
-            sandbox, status = await self._take(parking, claim)
+            sandbox = await self._take(parking, claim)
         except Unavailable as error:
             await self.send(wire.Refused(ticket=claim.ticket, reason=str(error)))
             return
         self._claimed[sandbox.number] = sandbox
         log.debug("sandbox claimed", sandbox=sandbox.number, run_id=claim.run_id)
         with suppress(OSError):  # it has ended already: the server hears of that like of any other end
-            await sandbox.keep_time(status, claim.deadline_ms)
+            await sandbox.keep_time(claim.deadline_ms)
         fds = sandbox.hand_on()
         await self.send(wire.Claimed(ticket=claim.ticket, sandbox=sandbox.number), tuple(fds))
         packets.close_all(fds)
@@ -142,21 +142,22 @@ class _Connection:
         del self._claimed[sandbox.number]
         await self.send(_end_of(sandbox))
 
-    async def _take(self, parking: Parking, claim: wire.Claim) -> Claimable:
+    async def _take(self, parking: Parking, claim: wire.Claim) -> Sandbox:
         """A sandbox whose limits are this run's, by the kernel's word. Raises `Unavailable`."""
-        reason = ""
-        for _ in range(_TRIES):
-            claimable = await parking.take(Kind(claim.language, claim.network))
-            scope = claimable.sandbox.scope
+        reasons: list[str] = []
+        while len(reasons) < _TRIES:
+            sandbox = await parking.take(Kind(claim.language, claim.network))
             try:
-                if scope is not None:
-                    await scope.claim(claim.memory_bytes, claim.cpu_percent, claim.tasks, claim.run_id)
-                return claimable
+                if sandbox.scope is not None:
+                    await sandbox.scope.claim(claim.memory_bytes, claim.cpu_percent, claim.tasks, claim.run_id)
             except ScopeFailed as failed:
-                reason = str(failed)
-                log.error("limits not in force", sandbox=claimable.sandbox.number, run_id=claim.run_id, reason=reason)
-                claimable.sandbox.kill()
-        raise Unavailable(f"its limits are not in force: {reason}")
+                reasons.append(str(failed))
+                log.error("limits not in force", sandbox=sandbox.number, run_id=claim.run_id, reason=str(failed))
+                sandbox.kill()
+                continue
+            if sandbox.is_alive():
+                return sandbox
+        raise Unavailable(f"its limits are not in force: {reasons[-1]}")
 
     async def send(self, message: wire.FromLauncher, fds: tuple[int, ...] = ()) -> None:
         async with self._sending:

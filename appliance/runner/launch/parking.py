@@ -29,11 +29,6 @@ class Unavailable(Exception):
     """No sandbox of this kind can be made now; the message says why."""
 
 
-class Claimable(NamedTuple):
-    sandbox: Sandbox
-    status: trio.socket.SocketType
-
-
 class Parking:
     """Keeps `keep` sandboxes of the default kind parked; makes others when they are asked for."""
 
@@ -43,7 +38,7 @@ class Parking:
         self._scopes = scopes
         self._keep = keep
         self._default = default
-        self._parked: deque[Claimable] = deque()
+        self._parked: deque[Sandbox] = deque()
         self._zygote: zygotes.Zygote | None = None
         self._taken = trio.Event()
         self._changed = trio.Event()  # of zygotes, or of what keeps us from having one
@@ -53,13 +48,13 @@ class Parking:
     def version(self) -> str | None:
         return self._zygote.version if self._zygote else None
 
-    async def take(self, kind: Kind) -> Claimable:
+    async def take(self, kind: Kind) -> Sandbox:
         """A sandbox that is alive and parked. Raises `Unavailable`."""
         while kind == self._default and self._parked:
-            claimable = self._parked.popleft()
+            sandbox = self._parked.popleft()
             self._taken.set()
-            if claimable.sandbox.is_alive():
-                return claimable
+            if sandbox.is_alive():
+                return sandbox
         for _ in range(_TRIES - 1):
             zygote, changed = self._zygote, self._changed
             try:
@@ -74,11 +69,11 @@ class Parking:
         except (sandboxes.SetupFailed, zygotes.ZygoteFailed) as error:
             raise Unavailable(str(error)) from error
 
-    async def _make(self, kind: Kind) -> Claimable:
+    async def _make(self, kind: Kind) -> Sandbox:
         with_network = kind.network is Network.INTERNET
-        sandbox, status = await sandboxes.make(self._current(), self._slots, self._scopes, with_network=with_network)
-        self._nursery.start_soon(sandbox.tend, status, self._slots or Slots(0), name=f"sandbox {sandbox.number}")
-        return Claimable(sandbox, status)
+        sandbox = await sandboxes.make(self._current(), self._slots, self._scopes, with_network=with_network)
+        self._nursery.start_soon(sandbox.tend, self._slots or Slots(0), name=f"sandbox {sandbox.number}")
+        return sandbox
 
     async def run(self, task_status: trio.TaskStatus[None]) -> None:
         """Keeps a zygote alive and the park full; started when the first sandbox could be made, or could not."""
@@ -151,8 +146,8 @@ class Parking:
 
     def _retire_old(self) -> None:
         now = trio.current_time()
-        while self._parked and self._is_old(self._parked[0].sandbox, now):
-            self._parked.popleft().sandbox.kill()
+        while self._parked and self._is_old(self._parked[0], now):
+            self._parked.popleft().kill()
 
     def _is_old(self, sandbox: Sandbox, now: float) -> bool:
         return not sandbox.is_alive() or sandbox.zygote is not self._zygote or now - sandbox.made_at > RETIRE_SECONDS

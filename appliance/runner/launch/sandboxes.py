@@ -6,6 +6,7 @@ import select
 import signal
 import socket
 from contextlib import suppress
+from pathlib import Path
 from typing import NamedTuple
 
 import structlog
@@ -19,6 +20,7 @@ from appliance.runner.sandbox import records
 
 log = structlog.get_logger()
 _numbers = itertools.count(1)
+_PF_EXITING = 0x4  # of the flags in proc_pid_stat(5)
 _EMPTY_SECONDS = 10  # a killed namespace is empty in milliseconds; longer means a process stuck in the kernel
 
 
@@ -29,7 +31,9 @@ class SetupFailed(Exception):
 class Sandbox:
     """`near` are our ends of job, answers, standard output and standard error, until they are handed on or closed."""
 
-    def __init__(self, zygote: Zygote, forked: Forked, slot: Slot | None, near: list[int]) -> None:
+    def __init__(
+        self, zygote: Zygote, forked: Forked, slot: Slot | None, near: list[int], status: trio.socket.SocketType
+    ) -> None:
         self.number = next(_numbers)
         self.near = near
         self.made_at = trio.current_time()
@@ -40,9 +44,12 @@ class Sandbox:
         self.scope: Scope | None = None
         self.counters: cgroups.Counters | None = None  # from shortly before its end
         self.zygote = zygote
+        self._pid = forked.pid
         self._pid_inside = forked.pid_inside
         self._pidfd = forked.pidfd
         self._slot = slot
+        self._status = status
+        self._is_over = False
 
     def kill(self) -> None:
         """Ends every process of it. The one place where a run is killed; harmless when it has ended."""
@@ -58,22 +65,31 @@ class Sandbox:
 
     def is_alive(self) -> bool:
         """The kernel's word on its guard, at once: the news of an end comes later, through the loop."""
-        if self.reported.is_set():
+        if self._is_over:
             return False
         poll = select.poll()
         poll.register(self._pidfd, select.POLLIN)
-        return not poll.poll(0)
+        return not poll.poll(0) and not _is_exiting(self._pid)
 
-    async def keep_time(self, status: trio.socket.SocketType, deadline_ms: int) -> None:
-        await status.send(records.pack(records.TIME, deadline_ms))
+    async def keep_time(self, deadline_ms: int) -> None:
+        await self._status.send(records.pack(records.TIME, deadline_ms))
 
-    async def tend(self, status: trio.socket.SocketType, slots: Slots) -> None:
+    async def say_go(self) -> records.Record | None:
+        """The guard's answer; None when it has ended already."""
+        try:
+            await self._status.send(records.pack(records.GO))
+            return records.unpack(await self._status.recv(records.SIZE))
+        except OSError:
+            return None
+
+    async def tend(self, slots: Slots) -> None:
         """Waits for the worker's end or the guard's, kills what is left, sees it empty, gives everything back."""
-        with status:
+        with self._status:
             try:
-                record = records.unpack(await status.recv(records.SIZE))
+                record = records.unpack(await self._status.recv(records.SIZE))
             except OSError:
                 record = None
+            self._is_over = True
             if record is not None and record.kind == records.EXIT:
                 self.wait_status, self.cost = record.number, records.unpack_cost(record.payload)
                 self._read_counters()
@@ -103,6 +119,15 @@ class Sandbox:
             os.close(fd)
 
 
+def _is_exiting(pid: int) -> bool:
+    """A killed guard frees its memory and waits for the end of its namespace before its pidfd tells: milliseconds."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return True
+    return bool(int(fields[6]) & _PF_EXITING)
+
+
 class _Channels(NamedTuple):
     near: list[int]
     far: list[int]
@@ -115,10 +140,8 @@ def _open_channels() -> _Channels:
     return _Channels([job_write, *(read for read, _ in pipes)], [job_read, *(write for _, write in pipes)])
 
 
-async def make(
-    zygote: Zygote, slots: Slots | None, scopes: Scopes | None, *, with_network: bool
-) -> tuple[Sandbox, trio.socket.SocketType]:
-    """A parked sandbox and its status channel. Raises `SetupFailed` or `ZygoteFailed`; nothing is left of it then."""
+async def make(zygote: Zygote, slots: Slots | None, scopes: Scopes | None, *, with_network: bool) -> Sandbox:
+    """A parked sandbox. Raises `SetupFailed` or `ZygoteFailed`; nothing is left of it then."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     status = trio.socket.from_stdlib_socket(ours)
     channels = _open_channels()
@@ -139,30 +162,22 @@ async def make(
         theirs.close()
         for fd in channels.far:
             os.close(fd)
-    sandbox = Sandbox(zygote, forked, slot, channels.near)
+    sandbox = Sandbox(zygote, forked, slot, channels.near, status)
     try:
         if scopes is not None:
             sandbox.scope = await scopes.make(sandbox.number, forked.pid)
-        record = await _say_go(status)
+        record = await sandbox.say_go()
     except (trio.Cancelled, ScopeFailed) as error:
         sandbox.kill()
         with trio.CancelScope(shield=True):
-            await sandbox.tend(status, slots or Slots(0))
+            await sandbox.tend(slots or Slots(0))
         if isinstance(error, ScopeFailed):
             raise SetupFailed(f"scope: {error}") from error
         raise
     if record is None or record.kind != records.PARKED:
-        await sandbox.tend(status, slots or Slots(0))
+        await sandbox.tend(slots or Slots(0))
         raise SetupFailed(_explain(record))
-    return sandbox, status
-
-
-async def _say_go(status: trio.socket.SocketType) -> records.Record | None:
-    try:
-        await status.send(records.pack(records.GO))
-        return records.unpack(await status.recv(records.SIZE))
-    except OSError:  # it has ended already
-        return None
+    return sandbox
 
 
 def _explain(record: records.Record | None) -> str:
