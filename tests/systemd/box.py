@@ -129,8 +129,8 @@ def why_no_box() -> str:
 
 
 @contextmanager
-def booted() -> Iterator[Box]:
-    command = [str(TOOL), "--bind", f"{ROOT}:{ROOT}:ro", "--keep"]
+def booted(*options: str) -> Iterator[Box]:
+    command = [str(TOOL), "--bind", f"{ROOT}:{ROOT}:ro", *options, "--keep"]
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     folder = done.stdout.strip().removeprefix("box=")

@@ -54,6 +54,15 @@ async def elsewhere(nursery: trio.Nursery) -> None:
         os.kill(pid, 9)
 
 
+async def tried(nursery: trio.Nursery) -> None:
+    """What a launcher learns at its start."""
+    try:
+        await open_scopes(nursery, LIMITS, 1)
+        print("scopes")
+    except ScopeFailed as error:
+        print(error)
+
+
 async def refused(nursery: trio.Nursery) -> None:
     """What systemd doesn't do is an error with its words."""
     scopes = await open_scopes(nursery, LIMITS, 1)
@@ -65,7 +74,7 @@ async def refused(nursery: trio.Nursery) -> None:
 
 async def main(name: str) -> None:
     async with trio.open_nursery() as nursery:
-        await {program.__name__: program for program in (bound, cancelled, elsewhere, refused)}[name](nursery)
+        await {program.__name__: program for program in (bound, cancelled, elsewhere, refused, tried)}[name](nursery)
         nursery.cancel_scope.cancel()
 
 
