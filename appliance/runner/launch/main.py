@@ -35,7 +35,8 @@ log = structlog.get_logger()
 
 # What the whole cage has and this version has not: the system call filter and the packet filter.
 _NOT_BUILT = ("seccomp", NETWORK_FILTER)
-_TRIES = 2  # sandboxes a claim: limits that the kernel doesn't take twice are no accident of one sandbox
+_REFUSALS = 2  # limits that the kernel doesn't take twice are no accident of one sandbox
+_MOST_TAKEN = 10  # sandboxes a claim, those among them that die while they are claimed
 
 
 class LaunchOptions(NamedTuple):
@@ -144,20 +145,22 @@ class _Connection:
 
     async def _take(self, parking: Parking, claim: wire.Claim) -> Sandbox:
         """A sandbox whose limits are this run's, by the kernel's word. Raises `Unavailable`."""
-        reasons: list[str] = []
-        while len(reasons) < _TRIES:
+        refusals: list[str] = []
+        for _ in range(_MOST_TAKEN):
             sandbox = await parking.take(Kind(claim.language, claim.network))
             try:
                 if sandbox.scope is not None:
                     await sandbox.scope.claim(claim.memory_bytes, claim.cpu_percent, claim.tasks, claim.run_id)
             except ScopeFailed as failed:
-                reasons.append(str(failed))
+                refusals.append(str(failed))
                 log.error("limits not in force", sandbox=sandbox.number, run_id=claim.run_id, reason=str(failed))
                 sandbox.kill()
+                if len(refusals) == _REFUSALS:
+                    raise Unavailable(f"its limits are not in force: {failed}") from failed
                 continue
             if sandbox.is_alive():
                 return sandbox
-        raise Unavailable(f"its limits are not in force: {reasons[-1]}")
+        raise Unavailable("sandboxes end as soon as they are made")
 
     async def send(self, message: wire.FromLauncher, fds: tuple[int, ...] = ()) -> None:
         async with self._sending:
