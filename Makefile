@@ -1,6 +1,6 @@
 # make run   the appliance on 127.0.0.1:8050, everything it keeps under ./var; settings come through the environment
 # make test  the whole suite; ARGS are pytest's:  make test ARGS='-k settings -x'
-.PHONY: run test lint bench lock docs prove test-fresh
+.PHONY: run test test-systemd lint bench lock docs prove test-fresh
 
 run:
 	@packaging/bootstrap.sh program
@@ -10,6 +10,12 @@ test:
 	@packaging/bootstrap.sh dev
 	@packaging/test-parts.sh suite
 	@.venv/bin/python -m pytest $(ARGS)
+
+# The tests on a real systemd, booted as pid 1 over a throw-away copy of this machine's files; a part of `make test`. Needs root, a
+# kernel that allows namespaces, and systemd, dbus and iproute2 installed: where one of these is missing they are left out, and say so.
+test-systemd:
+	@packaging/bootstrap.sh dev
+	@.venv/bin/python -m pytest tests/systemd $(ARGS)
 
 # Lint is first in CI: it fails in seconds.
 lint:

@@ -63,16 +63,31 @@ def run_arguments(parser: argparse.ArgumentParser) -> None:
 def launch(arguments: argparse.Namespace) -> int:
     from appliance import logsetup
     from appliance.entities import Network
+    from appliance.runner.launch.limits import Limits
     from appliance.runner.launch.main import LaunchOptions, main
 
     logsetup.configure(arguments.log_level, logsetup.Style(arguments.log_style))
-    return main(LaunchOptions(arguments.fd, arguments.keep, arguments.uid_base, Network(arguments.network)))
+    limits = Limits(
+        memory_bytes=arguments.memory,
+        cpu_percent=arguments.cpu,
+        tasks=arguments.tasks,
+        memory_reservation=arguments.memory_reservation,
+        cpu_weight=arguments.cpu_weight,
+    )
+    network = Network(arguments.network)
+    return main(LaunchOptions(arguments.fd, arguments.keep, arguments.runs, limits, arguments.uid_base, network))
 
 
 def launch_arguments(parser: argparse.ArgumentParser) -> None:
     """It is started by `serve` only, which says everything: the launcher reads no settings, since they hold secrets."""
     parser.add_argument("--fd", type=int, required=True, help="the socket to the server, inherited")
     parser.add_argument("--keep", type=int, required=True, help="parked sandboxes a language")
+    parser.add_argument("--runs", type=int, required=True, help="runs at once")
+    parser.add_argument("--memory", type=int, required=True, help="a parked sandbox's limit of memory, in bytes")
+    parser.add_argument("--memory-reservation", type=int, required=True, help="its reservation, in bytes; 0 is none")
+    parser.add_argument("--cpu", type=int, required=True, help="its limit of CPU, in percent of one processor")
+    parser.add_argument("--cpu-weight", type=int, help="its weight among others, 1 to 10000")
+    parser.add_argument("--tasks", type=int, required=True, help="its limit of processes and threads")
     parser.add_argument("--uid-base", type=int, required=True, help="first of the sandboxes' uids")
     parser.add_argument("--network", choices=("internet", "none"), required=True, help="network of a parked sandbox")
     parser.add_argument("--log-level", default="info")

@@ -14,7 +14,7 @@ import trio
 
 from appliance.entities import Language, now
 from appliance.errors import StoreFailed
-from appliance.runner.outcome import Isolation
+from appliance.runner.outcome import SCOPE, Isolation
 from appliance.storage.interface import Storage
 
 # A load balancer asks every few seconds; a probe that takes longer than this has failed it.
@@ -166,14 +166,14 @@ async def _asked(name: str, probe: Probe) -> Service:
     return Service(status=status, message=message, latency=round(time.monotonic() - began, 6), timestamp=now())
 
 
-def standalone_probes(storage: Storage, languages: Mapping[Language, str], floor: str) -> dict[str, Probe]:
+def standalone_probes(storage: Storage, languages: Mapping[Language, str], floor: str, isolation: Isolation) -> dict[str, Probe]:
     """The probes of an appliance with only its embedded parts. `floor`: what keeps runs from starting, empty if nothing does."""
     return {
         "database": _database(storage),
         "redis": _says("not configured: limits and locks are this process's own"),
         "rabbitmq": _says("not configured: no events are consumed"),
         "s3": _says("not configured: logs are kept in the database"),
-        "systemd": _says(_systemd_message()),
+        "systemd": _says(_systemd_message(isolation)),
         "engine_python": _engine(languages, Language.PYTHON, floor),
         "engine_javascript": _engine(languages, Language.JAVASCRIPT, floor),
         "engine_go": _engine(languages, Language.GO, floor),
@@ -211,9 +211,11 @@ def _says(message: str) -> Probe:
     return probe
 
 
-def _systemd_message() -> str:
+def _systemd_message(isolation: Isolation) -> str:
+    if SCOPE not in isolation.missing:
+        return "puts each run into a scope"
     if Path("/run/systemd/system").is_dir():
-        return "runs this host; not used for runs yet"
+        return "not used for runs: the log says why"
     return "not configured: it doesn't run this host"
 
 

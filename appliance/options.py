@@ -56,13 +56,26 @@ def api_options(settings: Settings, runner: Runner) -> ApiOptions:
 
 
 def launcher_arguments(settings: Settings, log_level: str, log_style: str) -> list[str]:
+    limits = default_limits(settings)
+    weight = [] if limits.cpu_weight is None else ["--cpu-weight", str(limits.cpu_weight)]
     return [
         "--keep",
         str(min(settings.worker_pool_size, _MOST_PARKED)),
+        "--runs",
+        str(settings.worker_pool_size),
+        "--memory",
+        str(limits.memory_bytes),
+        "--memory-reservation",
+        str(limits.memory_reservation),
+        "--cpu",
+        str(limits.cpu_percent),
+        *weight,
+        "--tasks",
+        str(limits.tasks),
         "--uid-base",
         str(settings.sandbox_uid_base),
         "--network",
-        default_limits(settings).network.value,
+        limits.network.value,
         "--log-level",
         log_level,
         "--log-style",

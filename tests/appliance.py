@@ -114,6 +114,12 @@ class Appliance:
         eventually(lambda: self.manage("GET", f"/codelog?code_id={code_id}").json()["total"] >= count)
 
     @property
+    def has_scopes(self) -> bool:
+        """Whether this host puts runs into scopes."""
+        [isolation] = [line for line in self.lines if line.get("event") == "isolation"]
+        return "scope" not in isolation["missing"].split(", ")
+
+    @property
     def launcher(self) -> int:
         return next(pid for pid in children(self.process.pid) if b"launch" in cmdline(pid))
 
@@ -189,6 +195,11 @@ def environment_of(settings: Mapping[str, object]) -> dict[str, str]:
 SERVE = (sys.executable, "-P", "-m", "appliance", "serve")
 
 
+def usable_settings(state_dir: Path, settings: Mapping[str, object]) -> dict[str, object]:
+    """Those of an appliance that tests can speak to, and what a test sets itself."""
+    return {"admin_token": ADMIN, "port": 0, "state_dir": state_dir, "code_limiter_max_requests": 1_000_000} | dict(settings)
+
+
 def refused_start(state_dir: Path, command: Sequence[str] = SERVE, **settings: str | int) -> subprocess.CompletedProcess[str]:
     """A start that is expected to end by itself."""
     named = {"port": 0, "state_dir": state_dir} | settings
@@ -202,20 +213,20 @@ def running(
     user: int | None = None,
     command: Sequence[str] = SERVE,
     environment: Mapping[str, str] | None = None,
+    make: "Callable[[subprocess.Popen[bytes], int, Path], Appliance] | None" = None,
     **settings: str | int,
 ) -> Iterator[Appliance]:
     """An appliance that answers; it is killed at the end if it still runs. Settings by their lower-case names."""
-    named = {"admin_token": ADMIN, "port": 0, "state_dir": state_dir, "code_limiter_max_requests": 1_000_000} | settings
     process = subprocess.Popen(
         command,
-        env=environment_of(named) | dict(environment or {}),
+        env=environment_of(usable_settings(state_dir, settings)) | dict(environment or {}),
         stdin=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         user=user,
         group=user,
         extra_groups=[] if user is not None else None,
     )
-    appliance = Appliance(process, 0, state_dir)
+    appliance = (make or Appliance)(process, 0, state_dir)
     ready = threading.Event()
     reader = threading.Thread(target=_read_log, args=(appliance, ready), daemon=True)
     reader.start()

@@ -18,6 +18,7 @@ _VARYING = (
     (re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z"), "<time>"),
     (re.compile(r"(?m)^date: .*$"), "date: <date>"),
     (re.compile(r'"(queue|wall|cpu)_ms": ?[\d.]+'), r'"\1_ms": <ms>'),
+    (re.compile(r'"usage": \{[^}]*\}'), '"usage": <what this host can tell>'),
     (re.compile(r"curl/[\d.]+"), "curl/<version>"),
     (re.compile(r'"isolation_missing": \[[^]]*\]'), '"isolation_missing": [<by who started it>]'),
     (re.compile(r"127\.0\.0\.1:\d+"), "127.0.0.1:<port>"),

@@ -213,8 +213,8 @@ def test_parked_sandboxes_that_were_killed_are_replaced(appliance: Appliance) ->
 
 def test_a_stop_leaves_nothing_behind(appliance: Appliance) -> None:
     appliance.run("print()")
+    eventually(lambda: len(descendants(appliance.process.pid)) > 10)
     processes, temporary = descendants(appliance.process.pid), set(os.listdir("/tmp"))
-    assert len(processes) > 10
     assert appliance.stop() == 0
     eventually(lambda: not alive(processes), 1)
     assert set(os.listdir("/tmp")) <= temporary
@@ -245,7 +245,8 @@ def test_full_isolation_that_is_not_there_is_one_line(tmp_path: Path) -> None:
     refusal = refused_start(tmp_path, require_isolation="full")
     assert refusal.returncode == 1
     [line] = said(refusal)
-    assert line.startswith("codeactions: REQUIRE_ISOLATION is full, and this host or version lacks: scope, seccomp")
+    assert line.startswith("codeactions: REQUIRE_ISOLATION is full, and this host or version lacks: ")
+    assert "seccomp" in line
 
 
 def said(refusal: "subprocess.CompletedProcess[str]") -> list[str]:

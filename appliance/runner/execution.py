@@ -94,13 +94,15 @@ class Execution:
             with trio.move_on_after(_LAST_WORDS_SECONDS):
                 await self._on_log(entry)
         wall_ms = (trio.current_time() - started) * 1000
-        return conclude(self._cause, end, self._failed, self._completed_result(), wall_ms, self._bounds)
+        return conclude(
+            self._cause, end, self._failed, self._completed_result(), wall_ms, self._bounds, self._job.limits.memory_bytes
+        )
 
     async def _claim(self) -> ClaimedSandbox:
         limits = self._job.limits
         backstop_ms = (limits.timeout_s + _BACKSTOP_SECONDS) * 1000
         with trio.move_on_after(_CLAIM_SECONDS):
-            return await self._launcher.claim(self._job.run_id, self._job.language, limits.network, backstop_ms)
+            return await self._launcher.claim(self._job.run_id, self._job.language, limits, backstop_ms)
         raise ClaimRefused(f"no sandbox was ready within {_CLAIM_SECONDS} s")
 
     async def _conduct(self, sandbox: ClaimedSandbox, deadline: float) -> wire.Ended | None:
@@ -249,15 +251,19 @@ def _checked_result(head: wire.ResultHead, value: bytes) -> Result:
 
 
 def conclude(
-    cause: Cause | None, end: wire.Ended | None, failed: wire.Failed | None, result: Result, wall_ms: float, bounds: Bounds
+    cause: Cause | None,
+    end: wire.Ended | None,
+    failed: wire.Failed | None,
+    result: Result,
+    wall_ms: float,
+    bounds: Bounds,
+    memory_bytes: int,
 ) -> Outcome:
-    """The outcome, by what is known best: our own cause, then the kernel's word, then the engine's.
+    """The outcome, by what is known best: our own cause, then the engine's word, then the kernel's.
 
     `end` None: the launcher has gone, and the run with it.
     """
-    usage = Usage(wall_ms=round(wall_ms, 3))
-    if end is not None and end.cpu_us is not None:
-        usage = Usage(wall_ms=usage.wall_ms, cpu_ms=end.cpu_us / 1000)
+    usage = _usage(end, wall_ms)
     if cause is not None:
         return Outcome(kind=cause.value, message=_message_of(cause, bounds), usage=usage)
     if end is None:
@@ -265,14 +271,32 @@ def conclude(
         return Outcome(kind=OutcomeKind.INTERRUPTED, message=message, usage=usage)
     if failed is not None and failed.kind in _KINDS_OF_ENGINE:
         return Outcome(kind=failed.kind, message=failed.message[:1000], usage=usage)
-    if end.wait_status is None:
-        return Outcome(kind=OutcomeKind.KILLED, message="the run was killed: SIGKILL", usage=usage)
-    if os.WIFSIGNALED(end.wait_status):
-        message = f"the run was killed: {_signal_name(os.WTERMSIG(end.wait_status))}"
-        return Outcome(kind=OutcomeKind.KILLED, message=message, usage=usage)
+    if end.wait_status is None or os.WIFSIGNALED(end.wait_status):
+        return _killed(end, usage, memory_bytes)
     if (code := os.waitstatus_to_exitcode(end.wait_status)) != 0:
         return Outcome(kind=OutcomeKind.ERROR, message=f"the action ended with exit status {code}", usage=usage)
     return Outcome(kind=OutcomeKind.COMPLETED, result=result, usage=usage)
+
+
+def _usage(end: wire.Ended | None, wall_ms: float) -> Usage:
+    if end is None:
+        return Usage(wall_ms=round(wall_ms, 3))
+    return Usage(
+        wall_ms=round(wall_ms, 3),
+        cpu_ms=None if end.cpu_us is None else end.cpu_us / 1000,
+        memory_peak_bytes=end.memory_peak_bytes,
+        tasks_peak=end.tasks_peak,
+        oom_kills=end.oom_kills or None,  # worth a word only when there were any
+    )
+
+
+def _killed(end: wire.Ended, usage: Usage, memory_bytes: int) -> Outcome:
+    """By the kernel for its memory, or by a signal; `wait_status` None: with its guard, which only SIGKILL does."""
+    number = signal.SIGKILL if end.wait_status is None else os.WTERMSIG(end.wait_status)
+    if number == signal.SIGKILL and end.oom_kills:
+        message = f"out of memory: the limit is {memory_bytes >> 20} MiB; raise memory or use less"
+        return Outcome(kind=OutcomeKind.OUT_OF_MEMORY, message=message, usage=usage)
+    return Outcome(kind=OutcomeKind.KILLED, message=f"the run was killed: {_signal_name(number)}", usage=usage)
 
 
 def _signal_name(number: int) -> str:

@@ -9,10 +9,10 @@ from typing import NamedTuple
 
 import trio
 
-from appliance.entities import Language, Network
+from appliance.entities import Language
 from appliance.errors import CannotStart
 from appliance.runner import packets, wire
-from appliance.runner.outcome import Isolation
+from appliance.runner.outcome import Isolation, Limits
 
 
 class LauncherGone(Exception):
@@ -73,13 +73,22 @@ class Launcher:
         self._sending = trio.Lock()
         self._gone = False
 
-    async def claim(self, run_id: str, language: Language, network: Network, deadline_ms: int) -> ClaimedSandbox:
+    async def claim(self, run_id: str, language: Language, limits: Limits, deadline_ms: int) -> ClaimedSandbox:
         """Raises `ClaimRefused`, or `LauncherGone`. When cancelled, a sandbox that comes too late is killed."""
         if self._gone:
             raise LauncherGone
         ticket = next(self._tickets)
         answer = self._answers[ticket] = _Answer()
-        claim = wire.Claim(ticket=ticket, language=language, run_id=run_id, network=network, deadline_ms=deadline_ms)
+        claim = wire.Claim(
+            ticket=ticket,
+            language=language,
+            run_id=run_id,
+            network=limits.network,
+            memory_bytes=limits.memory_bytes,
+            cpu_percent=limits.cpu_percent,
+            tasks=limits.tasks,
+            deadline_ms=deadline_ms,
+        )
         try:
             await self._send(claim)
             await answer.event.wait()

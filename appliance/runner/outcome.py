@@ -19,6 +19,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
 
 
 NETWORK_FILTER = "network_filter"
+SCOPE = "scope"
 
 
 class Isolation(msgspec.Struct, frozen=True, kw_only=True):

@@ -7,7 +7,7 @@ it is kept.
 """
 
 import struct
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -17,16 +17,21 @@ from appliance.runner.outcome import Job, OutcomeKind
 PACKET_BYTES = 4096
 _LENGTHS = struct.Struct("!II")
 MAX_HEADER_BYTES = 256 << 10
+RunId = Annotated[str, msgspec.Meta(pattern="^[0-9a-f-]{36}$")]  # becomes a unit's description
+Positive = Annotated[int, msgspec.Meta(ge=1, le=1 << 50)]
 MAX_LOG_CONTENT_BYTES = 8000 * 4
 
 
 class Claim(msgspec.Struct, frozen=True, kw_only=True, tag="claim", tag_field="op"):
-    """Server → launcher: a sandbox for this run; `deadline_ms` is the guard's own backstop."""
+    """Server → launcher: a sandbox for this run, with these limits; `deadline_ms` is the guard's own backstop."""
 
     ticket: int
     language: Language
-    run_id: str
+    run_id: RunId
     network: Network
+    memory_bytes: Positive
+    cpu_percent: Positive
+    tasks: Positive
     deadline_ms: int
 
 
@@ -56,12 +61,14 @@ class Refused(msgspec.Struct, frozen=True, kw_only=True, tag="refused", tag_fiel
 
 class Ended(msgspec.Struct, frozen=True, kw_only=True, tag="ended", tag_field="op"):
     """The worker has ended with this `wait_status` (waitpid(2)), and what it left behind is being killed; where that is None, its
-    end was never reported, and nothing of the sandbox lives any more."""
+    end was never reported, and nothing of the sandbox lives any more. A figure that the host can't tell is None."""
 
     sandbox: int
     wait_status: int | None
     cpu_us: int | None
-    peak_bytes: int | None
+    memory_peak_bytes: int | None
+    tasks_peak: int | None
+    oom_kills: int | None
 
 
 ToLauncher = Claim | Kill

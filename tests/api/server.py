@@ -216,7 +216,7 @@ def _options(setup: Setup) -> ApiOptions:
 
 def _health(folder: Path, setup: Setup, storage: Storage, runner: ScriptedRunner) -> Health:
     return Health(
-        probes=standalone_probes(storage, runner.languages, runner.floor),
+        probes=standalone_probes(storage, runner.languages, runner.floor, runner.isolation),
         isolation=runner.isolation,
         state_dir=folder,
         min_free_disk=setup.min_free_disk,

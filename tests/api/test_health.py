@@ -64,9 +64,10 @@ class BrokenStorage(MemoryStorage):
 
 
 def health_of(folder: Path, storage: MemoryStorage, floor: str = "") -> Health:
+    isolation = Isolation(level="full", missing=())
     return Health(
-        probes=standalone_probes(storage, {}, floor),
-        isolation=Isolation(level="full", missing=()),
+        probes=standalone_probes(storage, {}, floor, isolation),
+        isolation=isolation,
         state_dir=folder,
         min_free_disk=0,
         cache_s=3,

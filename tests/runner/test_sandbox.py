@@ -406,12 +406,15 @@ def test_two_runs_draw_different_random_numbers(appliance: Appliance) -> None:
 def test_its_limits_are_set(appliance: Appliance) -> None:
     program = """
     import resource
-    kinds = (resource.RLIMIT_NOFILE, resource.RLIMIT_NPROC, resource.RLIMIT_CORE, resource.RLIMIT_DATA)
+    kinds = (resource.RLIMIT_NOFILE, resource.RLIMIT_CORE, resource.RLIMIT_NPROC, resource.RLIMIT_DATA)
     seen = [resource.getrlimit(kind) for kind in kinds]
     """
-    # Where worker and guard have one uid the guard is counted too, and isn't the action's.
-    tasks = 64 if os.geteuid() == 0 else 65
-    assert look(appliance, program) == [[1024, 1024], [tasks, tasks], [1, 1], [256 * MIB, 256 * MIB]]
+    files, core, *by_process = look(appliance, program)
+    assert (files, core) == ([1024, 1024], [1, 1])
+    if not appliance.has_scopes:  # else they are the whole sandbox's: tests/systemd
+        # Where worker and guard have one uid the guard is counted too, and isn't the action's.
+        tasks = 64 if os.geteuid() == 0 else 65
+        assert by_process == [[tasks, tasks], [256 * MIB, 256 * MIB]]
 
 
 def test_it_can_not_open_more_than_1024_files(appliance: Appliance) -> None:
@@ -461,13 +464,14 @@ def test_an_action_that_copes_with_a_refused_fork_has_completed(appliance: Appli
 
 def test_more_memory_than_allowed_fails_the_run_by_name(appliance: Appliance) -> None:
     answer = appliance.run("def Run(engine):\n    bytearray(1 << 30)\n")
-    assert (answer.status, answer.json()) == (500, {"message": "out of memory: the limit is 256 MiB (line 2)"})
+    end = "; raise memory or use less" if appliance.has_scopes else " (line 2)"  # the kernel's word, or the interpreter's
+    assert (answer.status, answer.json()) == (500, {"message": f"out of memory: the limit is 256 MiB{end}"})
     assert appliance.run_of(answer)["extra"]["outcome"] == "out_of_memory"
 
 
 def test_a_code_may_have_a_smaller_memory(appliance: Appliance) -> None:
     answer = appliance.run("def Run(engine):\n    bytearray(100 << 20)\n", memory="64M")
-    assert answer.json() == {"message": "out of memory: the limit is 64 MiB (line 2)"}
+    assert answer.json()["message"].startswith("out of memory: the limit is 64 MiB")
 
 
 INTERFACES = """
@@ -492,4 +496,4 @@ def test_the_shared_network_is_said_to_be_missing_a_filter(appliance: Appliance)
     assert any(look(appliance, INTERFACES).values())
     extra = appliance.run_of(appliance.run("print()"))["extra"]
     assert extra["isolation"] == "reduced"
-    assert {"scope", "seccomp", "network_filter"} <= set(extra["isolation_missing"])
+    assert {"seccomp", "network_filter"} <= set(extra["isolation_missing"])

@@ -22,23 +22,31 @@ import trio
 
 from appliance.entities import Language, Network
 from appliance.runner import packets, wire
+from appliance.runner.launch import cgroups
+from appliance.runner.launch.limits import Limits
 from appliance.runner.launch.parking import Kind, Parking, Unavailable
 from appliance.runner.launch.sandboxes import Sandbox
+from appliance.runner.launch.scopes import ScopeFailed, Scopes, open_scopes
 from appliance.runner.launch.slots import Slots, free_range
-from appliance.runner.outcome import NETWORK_FILTER
+from appliance.runner.outcome import NETWORK_FILTER, SCOPE
 from appliance.runner.sandbox import syscalls
 
 log = structlog.get_logger()
 
-# What the whole cage has and this version has not: scopes, the system call filter and the packet filter.
-_NOT_BUILT = ("scope", "seccomp", NETWORK_FILTER)
+# What the whole cage has and this version has not: the system call filter and the packet filter.
+_NOT_BUILT = ("seccomp", NETWORK_FILTER)
+_REFUSALS = 2  # limits that the kernel doesn't take twice are no accident of one sandbox
+_MOST_TAKEN = 10  # sandboxes a claim, those among them that die while they are claimed
 
 
 class LaunchOptions(NamedTuple):
-    """`keep`: parked sandboxes a language; `uid_base`: the first of the sandboxes' uids, used by root only."""
+    """`keep`: parked sandboxes a language; `runs`: how many there may be at once; `limits`: those of a parked sandbox;
+    `uid_base`: the first of the sandboxes' uids, used by root only."""
 
     fd: int
     keep: int
+    runs: int
+    limits: Limits
     uid_base: int
     network: Network
 
@@ -55,17 +63,30 @@ def main(options: LaunchOptions) -> int:
 async def _serve(options: LaunchOptions, slots: Slots | None) -> None:
     server = trio.socket.from_stdlib_socket(socket.socket(fileno=options.fd))
     async with trio.open_nursery() as nursery:
+        scopes = await _scopes(nursery, options)
         default = Kind(Language.PYTHON, options.network)
-        parking = Parking(nursery, slots, options.keep, default)
+        parking = Parking(nursery, slots, scopes, keep=options.keep, default=default)
         await nursery.start(parking.run)
         connection = _Connection(server, nursery, {Language.PYTHON: parking})
-        await connection.send(_hello(parking, slots is not None))
+        await connection.send(_hello(parking, scopes, slots is not None))
         await connection.serve()
         nursery.cancel_scope.cancel()
 
 
-def _hello(parking: Parking, own_uids: bool) -> wire.Hello:
+async def _scopes(nursery: trio.Nursery, options: LaunchOptions) -> Scopes | None:
+    try:
+        return await open_scopes(nursery, options.limits, options.runs)
+    except ScopeFailed as failed:
+        log.info("runs get no scopes", reason=str(failed))
+        return None
+
+
+def _hello(parking: Parking, scopes: Scopes | None, own_uids: bool) -> wire.Hello:
     missing = [*_NOT_BUILT, *([] if own_uids else ["own_uid"])]
+    if scopes is None:
+        missing.insert(0, SCOPE)
+    elif not scopes.limits_swap:
+        missing.append("swap_unlimited")
     languages = {Language.PYTHON: parking.version} if parking.version else {}
     return wire.Hello(missing=missing, floor="" if languages else parking.trouble, languages=languages)
 
@@ -107,20 +128,39 @@ class _Connection:
             await self.send(wire.Refused(ticket=claim.ticket, reason=f"this host can't run {claim.language}"))
             return
         try:
-            sandbox, status = await parking.take(Kind(claim.language, claim.network))
+            sandbox = await self._take(parking, claim)
         except Unavailable as error:
             await self.send(wire.Refused(ticket=claim.ticket, reason=str(error)))
             return
         self._claimed[sandbox.number] = sandbox
         log.debug("sandbox claimed", sandbox=sandbox.number, run_id=claim.run_id)
         with suppress(OSError):  # it has ended already: the server hears of that like of any other end
-            await sandbox.keep_time(status, claim.deadline_ms)
+            await sandbox.keep_time(claim.deadline_ms)
         fds = sandbox.hand_on()
         await self.send(wire.Claimed(ticket=claim.ticket, sandbox=sandbox.number), tuple(fds))
         packets.close_all(fds)
         await sandbox.reported.wait()
         del self._claimed[sandbox.number]
         await self.send(_end_of(sandbox))
+
+    async def _take(self, parking: Parking, claim: wire.Claim) -> Sandbox:
+        """A sandbox whose limits are this run's, by the kernel's word. Raises `Unavailable`."""
+        refusals: list[str] = []
+        for _ in range(_MOST_TAKEN):
+            sandbox = await parking.take(Kind(claim.language, claim.network))
+            try:
+                if sandbox.scope is not None:
+                    await sandbox.scope.claim(claim.memory_bytes, claim.cpu_percent, claim.tasks, claim.run_id)
+            except ScopeFailed as failed:
+                refusals.append(str(failed))
+                log.error("limits not in force", sandbox=sandbox.number, run_id=claim.run_id, reason=str(failed))
+                sandbox.kill()
+                if len(refusals) == _REFUSALS:
+                    raise Unavailable(f"its limits are not in force: {failed}") from failed
+                continue
+            if sandbox.is_alive():
+                return sandbox
+        raise Unavailable("sandboxes end as soon as they are made")
 
     async def send(self, message: wire.FromLauncher, fds: tuple[int, ...] = ()) -> None:
         async with self._sending:
@@ -129,10 +169,14 @@ class _Connection:
 
 
 def _end_of(sandbox: Sandbox) -> wire.Ended:
-    cost = sandbox.cost
+    """The kernel's counters of the scope, and without them what the guard could tell."""
+    cost, counters = sandbox.cost, sandbox.counters or cgroups.NO_COUNTERS
+    waited_us = cost.cpu_us if cost else None
     return wire.Ended(
         sandbox=sandbox.number,
         wait_status=sandbox.wait_status,
-        cpu_us=cost.cpu_us if cost else None,
-        peak_bytes=cost.peak_bytes if cost else None,
+        cpu_us=waited_us if counters.cpu_us is None else counters.cpu_us,
+        memory_peak_bytes=counters.memory_peak_bytes,
+        tasks_peak=counters.tasks_peak,
+        oom_kills=counters.oom_kills,
     )

@@ -9,6 +9,7 @@ import trio
 from appliance.entities import Language, Network
 from appliance.runner.launch import sandboxes, zygotes
 from appliance.runner.launch.sandboxes import Sandbox
+from appliance.runner.launch.scopes import Scopes
 from appliance.runner.launch.slots import Slots
 
 log = structlog.get_logger()
@@ -28,20 +29,16 @@ class Unavailable(Exception):
     """No sandbox of this kind can be made now; the message says why."""
 
 
-class Claimable(NamedTuple):
-    sandbox: Sandbox
-    status: trio.socket.SocketType
-
-
 class Parking:
     """Keeps `keep` sandboxes of the default kind parked; makes others when they are asked for."""
 
-    def __init__(self, nursery: trio.Nursery, slots: Slots | None, keep: int, default: Kind) -> None:
+    def __init__(self, nursery: trio.Nursery, slots: Slots | None, scopes: Scopes | None, *, keep: int, default: Kind) -> None:
         self._nursery = nursery
         self._slots = slots
+        self._scopes = scopes
         self._keep = keep
         self._default = default
-        self._parked: deque[Claimable] = deque()
+        self._parked: deque[Sandbox] = deque()
         self._zygote: zygotes.Zygote | None = None
         self._taken = trio.Event()
         self._changed = trio.Event()  # of zygotes, or of what keeps us from having one
@@ -51,13 +48,13 @@ class Parking:
     def version(self) -> str | None:
         return self._zygote.version if self._zygote else None
 
-    async def take(self, kind: Kind) -> Claimable:
+    async def take(self, kind: Kind) -> Sandbox:
         """A sandbox that is alive and parked. Raises `Unavailable`."""
         while kind == self._default and self._parked:
-            claimable = self._parked.popleft()
+            sandbox = self._parked.popleft()
             self._taken.set()
-            if claimable.sandbox.is_alive():
-                return claimable
+            if sandbox.is_alive():
+                return sandbox
         for _ in range(_TRIES - 1):
             zygote, changed = self._zygote, self._changed
             try:
@@ -72,10 +69,11 @@ class Parking:
         except (sandboxes.SetupFailed, zygotes.ZygoteFailed) as error:
             raise Unavailable(str(error)) from error
 
-    async def _make(self, kind: Kind) -> Claimable:
-        sandbox, status = await sandboxes.make(self._current(), self._slots, kind.network is Network.INTERNET)
-        self._nursery.start_soon(sandbox.tend, status, self._slots or Slots(0), name=f"sandbox {sandbox.number}")
-        return Claimable(sandbox, status)
+    async def _make(self, kind: Kind) -> Sandbox:
+        with_network = kind.network is Network.INTERNET
+        sandbox = await sandboxes.make(self._current(), self._slots, self._scopes, with_network=with_network)
+        self._nursery.start_soon(sandbox.tend, self._slots or Slots(0), name=f"sandbox {sandbox.number}")
+        return sandbox
 
     async def run(self, task_status: trio.TaskStatus[None]) -> None:
         """Keeps a zygote alive and the park full; started when the first sandbox could be made, or could not."""
@@ -149,8 +147,8 @@ class Parking:
 
     def _retire_old(self) -> None:
         now = trio.current_time()
-        while self._parked and self._is_old(self._parked[0].sandbox, now):
-            self._parked.popleft().sandbox.kill()
+        while self._parked and self._is_old(self._parked[0], now):
+            self._parked.popleft().kill()
 
     def _is_old(self, sandbox: Sandbox, now: float) -> bool:
         return not sandbox.is_alive() or sandbox.zygote is not self._zygote or now - sandbox.made_at > RETIRE_SECONDS

@@ -6,11 +6,14 @@ import select
 import signal
 import socket
 from contextlib import suppress
+from pathlib import Path
 from typing import NamedTuple
 
 import structlog
 import trio
 
+from appliance.runner.launch import cgroups
+from appliance.runner.launch.scopes import Scope, ScopeFailed, Scopes
 from appliance.runner.launch.slots import Slot, Slots
 from appliance.runner.launch.zygotes import Forked, ForkFailed, Zygote
 from appliance.runner.packets import close_all
@@ -18,6 +21,7 @@ from appliance.runner.sandbox import records
 
 log = structlog.get_logger()
 _numbers = itertools.count(1)
+_PF_EXITING = 0x4  # of the flags in proc_pid_stat(5)
 _EMPTY_SECONDS = 10  # a killed namespace is empty in milliseconds; longer means a process stuck in the kernel
 
 
@@ -28,7 +32,9 @@ class SetupFailed(Exception):
 class Sandbox:
     """`near` are our ends of job, answers, standard output and standard error, until they are handed on or closed."""
 
-    def __init__(self, zygote: Zygote, forked: Forked, slot: Slot | None, near: list[int]) -> None:
+    def __init__(
+        self, zygote: Zygote, forked: Forked, slot: Slot | None, near: list[int], status: trio.socket.SocketType
+    ) -> None:
         self.number = next(_numbers)
         self.near = near
         self.made_at = trio.current_time()
@@ -36,37 +42,58 @@ class Sandbox:
         self.reported = trio.Event()  # the worker's end is known, or everything has ended without it
         self.wait_status: int | None = None
         self.cost: records.Cost | None = None
+        self.scope: Scope | None = None
+        self.counters: cgroups.Counters | None = None  # from shortly before its end
         self.zygote = zygote
+        self._pid = forked.pid
         self._pid_inside = forked.pid_inside
         self._pidfd = forked.pidfd
         self._slot = slot
+        self._status = status
+        self._is_over = False
 
     def kill(self) -> None:
         """Ends every process of it. The one place where a run is killed; harmless when it has ended."""
         if not self.ended.is_set():
+            self._read_counters()
             with suppress(ProcessLookupError):  # its zygote has ended too, so nobody keeps it as a zombie
                 signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
 
+    def _read_counters(self) -> None:
+        """Once, while there is something to read: a scope without processes goes at once."""
+        if self.counters is None:
+            self.counters = self.scope.counters() if self.scope else cgroups.NO_COUNTERS
+
     def is_alive(self) -> bool:
-        """The kernel's word, at once: the news of an end comes later, through the loop."""
-        if self.ended.is_set():
+        """The kernel's word on its guard, at once: the news of an end comes later, through the loop."""
+        if self._is_over:
             return False
         poll = select.poll()
         poll.register(self._pidfd, select.POLLIN)
-        return not poll.poll(0)
+        return not poll.poll(0) and not _is_exiting(self._pid)
 
-    async def keep_time(self, status: trio.socket.SocketType, deadline_ms: int) -> None:
-        await status.send(records.pack(records.TIME, deadline_ms))
+    async def keep_time(self, deadline_ms: int) -> None:
+        await self._status.send(records.pack(records.TIME, deadline_ms))
 
-    async def tend(self, status: trio.socket.SocketType, slots: Slots) -> None:
+    async def say_go(self) -> records.Record | None:
+        """The guard's answer; None when it has ended already."""
+        try:
+            await self._status.send(records.pack(records.GO))
+            return records.unpack(await self._status.recv(records.SIZE))
+        except OSError:
+            return None
+
+    async def tend(self, slots: Slots) -> None:
         """Waits for the worker's end or the guard's, kills what is left, sees it empty, gives everything back."""
-        with status:
+        with self._status:
             try:
-                record = records.unpack(await status.recv(records.SIZE))
+                record = records.unpack(await self._status.recv(records.SIZE))
             except OSError:
                 record = None
+            self._is_over = True
             if record is not None and record.kind == records.EXIT:
                 self.wait_status, self.cost = record.number, records.unpack_cost(record.payload)
+                self._read_counters()
                 self.reported.set()
         self.kill()
         with trio.move_on_after(_EMPTY_SECONDS) as patience:
@@ -90,6 +117,15 @@ class Sandbox:
 
     def close_near(self) -> None:
         close_all(self.hand_on())
+
+
+def _is_exiting(pid: int) -> bool:
+    """A killed guard frees its memory and waits for the end of its namespace before its pidfd tells: milliseconds."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return True
+    return bool(int(fields[6]) & _PF_EXITING)
 
 
 class _Channels(NamedTuple):
@@ -120,8 +156,8 @@ def _open_status() -> tuple[socket.socket, socket.socket]:
         raise SetupFailed(f"status channel: {error.strerror}") from error
 
 
-async def make(zygote: Zygote, slots: Slots | None, with_network: bool) -> tuple[Sandbox, trio.socket.SocketType]:
-    """A parked sandbox and its status channel. Raises `SetupFailed` or `ZygoteFailed`; nothing is left of it then."""
+async def make(zygote: Zygote, slots: Slots | None, scopes: Scopes | None, *, with_network: bool) -> Sandbox:
+    """A parked sandbox. Raises `SetupFailed` or `ZygoteFailed`; nothing is left of it then."""
     if slots is not None and slots.are_taken:
         raise SetupFailed("as many sandboxes live as there are uids for")
     channels = _open_channels()
@@ -134,7 +170,8 @@ async def make(zygote: Zygote, slots: Slots | None, with_network: bool) -> tuple
     slot = slots.take() if slots else None
     zygote.users += 1
     try:
-        forked = await zygote.fork([theirs.fileno(), *channels.far], slot, with_network)
+        fds = [theirs.fileno(), *channels.far]
+        forked = await zygote.fork(fds, slot, with_network=with_network, in_scope=scopes is not None)
     except BaseException as error:
         zygote.users -= 1
         status.close()
@@ -147,26 +184,22 @@ async def make(zygote: Zygote, slots: Slots | None, with_network: bool) -> tuple
     finally:
         theirs.close()
         close_all(channels.far)
-    sandbox = Sandbox(zygote, forked, slot, channels.near)
+    sandbox = Sandbox(zygote, forked, slot, channels.near, status)
     try:
-        record = await _say_go(status)
-    except trio.Cancelled:
+        if scopes is not None:
+            sandbox.scope = await scopes.make(sandbox.number, forked.pid)
+        record = await sandbox.say_go()
+    except (trio.Cancelled, ScopeFailed) as error:
         sandbox.kill()
         with trio.CancelScope(shield=True):
-            await sandbox.tend(status, slots or Slots(0))
+            await sandbox.tend(slots or Slots(0))
+        if isinstance(error, ScopeFailed):
+            raise SetupFailed(f"scope: {error}") from error
         raise
     if record is None or record.kind != records.PARKED:
-        await sandbox.tend(status, slots or Slots(0))
+        await sandbox.tend(slots or Slots(0))
         raise SetupFailed(_explain(record))
-    return sandbox, status
-
-
-async def _say_go(status: trio.socket.SocketType) -> records.Record | None:
-    try:
-        await status.send(records.pack(records.GO))
-        return records.unpack(await status.recv(records.SIZE))
-    except OSError:  # it has ended already
-        return None
+    return sandbox
 
 
 def _explain(record: records.Record | None) -> str:

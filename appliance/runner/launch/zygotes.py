@@ -31,8 +31,9 @@ class ForkFailed(Exception):
 
 
 class Forked(NamedTuple):
-    """A sandbox's first process: a descriptor of it, the receiver's to close, and its pid in the zygote's namespace."""
+    """A sandbox's first process: its pid here and in the zygote's namespace, and a descriptor of it, the receiver's to close."""
 
+    pid: int
     pidfd: int
     pid_inside: int
 
@@ -50,9 +51,11 @@ class Zygote:
         self._control = control
         self._turn = trio.Lock()
 
-    async def fork(self, fds: Sequence[int], slot: Slot | None, with_network: bool) -> Forked:
+    async def fork(self, fds: Sequence[int], slot: Slot | None, *, with_network: bool, in_scope: bool) -> Forked:
         """Makes a sandbox that holds `fds`. Raises `ForkFailed` or `ZygoteFailed`."""
-        flags = (zygote.OWN_UIDS if slot else 0) | (zygote.WITH_NETWORK if with_network else 0)
+        flags = (
+            (zygote.OWN_UIDS if slot else 0) | (zygote.WITH_NETWORK if with_network else 0) | (zygote.IN_SCOPE if in_scope else 0)
+        )
         uids = slot or Slot(0, 0)
         request = zygote.REQUEST.pack(zygote.FORK, flags, uids.worker, uids.guard)
         async with self._turn:
@@ -67,7 +70,7 @@ class Zygote:
             await packets.send(self._control, request, fds)
             answer = await packets.receive(self._control, _ANSWER_BYTES)
             if answer.data.startswith(zygote.FORK) and answer.pid is not None:
-                return Forked(os.pidfd_open(answer.pid), zygote.PID.unpack(answer.data[1:])[0])
+                return Forked(answer.pid, os.pidfd_open(answer.pid), zygote.PID.unpack(answer.data[1:])[0])
             if answer.data.startswith(zygote.BROKEN):
                 raise ForkFailed(answer.data[1:].decode(errors="replace"))
         except OSError as error:  # of pidfd_open too: it has ended, and nobody keeps its children as zombies

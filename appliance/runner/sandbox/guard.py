@@ -7,9 +7,9 @@ rights. It takes its descriptors into fixed places and closes every other, makes
 without network, net) namespaces, mounts its own /tmp, /dev/shm, /run and /proc, then waits for the launcher to say go: until
 then nothing of a tenant's has been read, so that the launcher can put the process wherever its limits are.
 
-After go the guard forks the worker and both give up their identity for good: the worker takes the slot's uid, the guard
-another one, so that the worker can neither signal nor trace its guard. Where the maker isn't root there is one uid only;
-both then live in a user namespace of the sandbox's own.
+After go the guard takes a cgroup namespace, whose root is where the launcher has put it, forks the worker, and both give up
+their identity for good: the worker takes the slot's uid, the guard another one, so that the worker can neither signal nor
+trace its guard. Where the maker isn't root there is one uid only; both then live in a user namespace of the sandbox's own.
 
 The worker waits for its job on the job channel. When it ends, the guard reports its wait status on the status channel and
 stays, reaping, until the launcher kills it: the end of pid 1 ends every process of the namespace, whatever it has done to
@@ -69,6 +69,8 @@ def become_sandbox(plan: Plan, work: Work) -> NoReturn:
         _make_mounts(plan.identity)
         step = "go"
         _await_go(status)
+        step = "cgroup namespace"
+        syscalls.unshare(syscalls.CLONE_NEWCGROUP)  # made before it is in its scope, it would show the way out
         step = "user namespace"
         if plan.identity is None:
             _enter_user_namespace(zygotes_proc)
@@ -272,7 +274,7 @@ class _Watch:
     def _cost(self) -> records.Cost:
         used = resource.getrusage(resource.RUSAGE_CHILDREN)
         seconds = max(0.0, used.ru_utime + used.ru_stime - self._spent_parked)
-        return records.Cost(round(seconds * 1e6), used.ru_maxrss * 1024)
+        return records.Cost(round(seconds * 1e6))
 
 
 def _cpu_seconds(pid: int) -> float:

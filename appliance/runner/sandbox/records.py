@@ -8,13 +8,13 @@ from typing import NamedTuple
 
 SIZE = 32
 _RECORD = struct.Struct("!4si24s")
-_COST = struct.Struct("!QQ")
+_COST = struct.Struct("!Q")
 
 GO = b"GO  "  # launcher → guard: the sandbox is where it belongs; take up the tenant's identity
 TIME = b"TIME"  # launcher → guard: milliseconds until the guard itself ends everything, the backstop of the deadline
 PARKED = b"PARK"  # guard → launcher: the worker waits for its job
 FAILED = b"FAIL"  # guard → launcher: the errno, and the step that failed
-EXIT = b"EXIT"  # guard → launcher: the worker's wait status, its CPU time and peak resident size
+EXIT = b"EXIT"  # guard → launcher: the worker's wait status, and its CPU time
 
 
 class Record(NamedTuple):
@@ -24,10 +24,9 @@ class Record(NamedTuple):
 
 
 class Cost(NamedTuple):
-    """Of all processes of the sandbox that the guard has waited for: CPU time in µs, the largest resident size in bytes."""
+    """Of all processes of the sandbox that the guard has waited for: CPU time in µs."""
 
     cpu_us: int
-    peak_bytes: int
 
 
 def pack(kind: bytes, number: int = 0, payload: bytes = b"") -> bytes:

@@ -33,6 +33,7 @@ REQUEST = struct.Struct("!cBII")  # operation, flags, and two numbers
 PID = struct.Struct("!I")
 WITH_NETWORK = 1
 OWN_UIDS = 2
+IN_SCOPE = 4
 FORK = b"F"
 REAP = b"R"
 HELLO = b"H"  # + the interpreter's version
@@ -109,6 +110,9 @@ def main() -> None:
     def work(job_fd: int, answers_fd: int) -> int:
         return preload.run_job(job_fd, answers_fd, confine=_confine)
 
+    def work_in_scope(job_fd: int, answers_fd: int) -> int:
+        return preload.run_job(job_fd, answers_fd, confine=_leave_to_scope)
+
     while (request := _receive(control)) is not None:
         operation, flags, first, second, fds = request
         if operation == REAP:
@@ -116,7 +120,7 @@ def main() -> None:
         elif operation == FORK:
             plan = guard.Plan(fds, guard.Identity(first, second) if flags & OWN_UIDS else None, bool(flags & WITH_NETWORK))
             try:
-                pid = _fork_into_new_namespace(namespace, plan, work)
+                pid = _fork_into_new_namespace(namespace, plan, work_in_scope if flags & IN_SCOPE else work)
                 _send_pid(control, FORK + PID.pack(pid), pid)
             except OSError as error:  # of the fork: not worth the sandboxes that live, which would end with us
                 control.send(BROKEN + str(error).encode())
@@ -126,6 +130,10 @@ def main() -> None:
 
 def _confine(limits: dict[str, Any]) -> None:
     guard.limit_worker(limits["memory_bytes"], limits["tasks"])
+
+
+def _leave_to_scope(limits: dict[str, Any]) -> None:
+    """Memory and tasks are counted for the whole sandbox: a process's own limits would only refuse what is within those."""
 
 
 def _receive(control: socket.socket) -> tuple[bytes, int, int, int, tuple[int, ...]] | None:

@@ -1,0 +1,230 @@
+"""A scope of systemd for each sandbox: where its limits are, and what the kernel counts for it.
+
+THEORY OF OPERATION
+
+A scope is made around the guard, which waits for go and has no child yet: whatever is forked later is in it too. `PIDs=` moves
+only the processes that exist, so this can't be done any later. That systemd has done it is its claim; /proc/<pid>/cgroup
+is the kernel's word, and is asked before go. In the same way a limit is in force when its cgroup file says so: on cgroup v1
+systemd says yes to a MemoryMax that the kernel has refused.
+
+A parked sandbox has the default limits; the claim sets those that differ, and the run's id. On cgroup v1 systemd sets neither a
+limit of swap nor a reservation: those two files are ours.
+
+A scope goes by itself, with its cgroups, when its last process has ended. So the counters are read before the kill.
+"""
+
+import os
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from subprocess import DEVNULL, PIPE
+
+import structlog
+import trio
+
+from appliance.runner.launch import bus, cgroups
+from appliance.runner.launch.bus import BusError
+from appliance.runner.launch.limits import (
+    GUARD_TASKS,
+    OOM_POLICY,
+    RESERVATION_V1,
+    SLICE,
+    SWAP_V1,
+    SWAP_V2,
+    Limits,
+    expected_files,
+    limit_properties,
+    reservation_of,
+    unit_properties,
+)
+
+log = structlog.get_logger()
+
+PARENT_SLICE = "codeactions.slice"
+_PREFIX = "codeactions-run-"
+_RECONNECT_SECONDS = 1.0
+
+
+class ScopeFailed(Exception):
+    """No scope, or not the limits that were asked for; the message says which."""
+
+
+class Scope:
+    """One sandbox's unit, with limits that are in force."""
+
+    def __init__(self, scopes: "Scopes", name: str, folders: cgroups.Folders, limits: Limits) -> None:
+        self.name = name
+        self._scopes = scopes
+        self._folders = folders
+        self._limits = limits
+        self._spent_parked = 0
+
+    async def claim(self, memory_bytes: int, cpu_percent: int, tasks: int, run_id: str) -> None:
+        """This run's limits instead of the default ones. Raises `ScopeFailed` when one of them isn't in force."""
+        before = self._limits
+        wanted = before._replace(memory_bytes=memory_bytes, cpu_percent=cpu_percent, tasks=tasks)
+        in_force = limit_properties(before)
+        changed = [pair for name, pair in limit_properties(wanted).items() if in_force.get(name) != pair]
+        if memory_bytes > before.memory_bytes:
+            self._limit_v1(wanted)  # it may never be below the limit of memory alone
+        try:
+            await self._scopes.bus.set_properties(self.name, [("Description", ("s", f"run {run_id}")), *changed])
+        except BusError as error:
+            raise ScopeFailed(str(error)) from error
+        if memory_bytes < before.memory_bytes:
+            self._limit_v1(wanted)
+        self._limits = wanted
+        self.check()
+        self._spent_parked = cgroups.cpu_us(self._folders) or 0
+
+    def _limit_v1(self, limits: Limits) -> None:
+        """What systemd doesn't set on cgroup v1. That it worked is for `check` to say."""
+        for _, file, value in expected_files(limits, self._scopes.hierarchies):
+            if file in (SWAP_V1, RESERVATION_V1):
+                with suppress(OSError):
+                    (self._folders.memory / file).write_text(value)
+
+    def check(self) -> None:
+        """Raises `ScopeFailed` unless the kernel has every limit as it was asked for."""
+        for controller, file, value in expected_files(self._limits, self._scopes.hierarchies):
+            found = cgroups.read(self._folders.of(controller) / file)
+            if found is None and file in (SWAP_V1, SWAP_V2) and not self.limits_swap():
+                continue  # named on every run: `swap_unlimited`
+            if found != value:
+                raise ScopeFailed(f"{file} is {found or 'not there'} instead of {value}")
+
+    def limits_swap(self) -> bool:
+        file = SWAP_V1 if self._scopes.hierarchies.is_v1("memory") else SWAP_V2
+        return (self._folders.memory / file).exists()
+
+    def counters(self) -> cgroups.Counters:
+        """Of the run: what was spent while parked isn't its own, nor is the guard one of its tasks."""
+        read = cgroups.read_counters(self._folders)
+        return read._replace(
+            cpu_us=None if read.cpu_us is None else read.cpu_us - self._spent_parked,
+            tasks_peak=None if read.tasks_peak is None else read.tasks_peak - GUARD_TASKS,
+        )
+
+
+class Scopes:
+    """What makes scopes on this host. `limits` are those of a parked sandbox."""
+
+    def __init__(self, connection: bus.Bus, hierarchies: cgroups.Hierarchies, limits: Limits, binds_to: str | None) -> None:
+        self.bus = connection
+        self.hierarchies = hierarchies
+        self.limits_swap = True
+        self._limits = limits
+        self._binds_to = binds_to
+        self._omitted: set[str] = set()
+        self._launcher = uuid.uuid4().hex[:8]  # several launchers may work on one host, and each counts from 1
+
+    async def make(self, number: int, pid: int) -> Scope:
+        """A scope around a process that has no child yet. Raises `ScopeFailed`; the process is then the caller's to kill."""
+        name = f"{_PREFIX}{self._launcher}-{number}.scope"
+        properties = unit_properties(self._limits, pid, self._binds_to)
+        try:
+            await self.bus.start_scope(name, [pair for pair in properties if pair[0] not in self._omitted])
+        except BusError as error:
+            raise ScopeFailed(str(error)) from error
+        scope = Scope(self, name, self.folders_of(name, pid), self._limits)
+        scope._limit_v1(self._limits)
+        scope.check()
+        return scope
+
+    def folders_of(self, name: str, pid: int) -> cgroups.Folders:
+        """Raises `ScopeFailed` unless the process is in the scope, in each hierarchy."""
+        try:
+            paths = cgroups.paths_of(pid)
+        except OSError as error:
+            raise ScopeFailed("the sandbox ended while its scope was made") from error
+        tail = f"/{PARENT_SLICE}/{SLICE}/{name}"
+        for controller in self.hierarchies.required():
+            if not paths.get(controller, "").endswith(tail):
+                raise ScopeFailed(f"the sandbox is not in its scope: {controller or 'cgroup v2'}: {paths.get(controller)}")
+        return self.hierarchies.folders(paths)
+
+    async def learn(self, runs: int) -> None:
+        """What this systemd and this kernel do, by trying, before anything depends on it. Raises `ScopeFailed`."""
+        async with _bystander() as pid:
+            try:
+                scope = await self.make(0, pid)
+            except ScopeFailed as error:
+                if OOM_POLICY not in str(error):
+                    raise
+                self._omitted.add(OOM_POLICY)
+                scope = await self.make(0, pid)
+            self.limits_swap = scope.limits_swap()
+        if self._limits.memory_reservation and not self.hierarchies.is_v1("memory"):
+            await self._reserve(runs)
+
+    async def _reserve(self, runs: int) -> None:
+        """A reservation counts only below a slice that has it too: memory.low of the kernel's cgroup-v2.rst."""
+        for unit in (PARENT_SLICE, SLICE):
+            try:
+                await self.bus.set_properties(unit, [("MemoryLow", ("t", runs * reservation_of(self._limits)))])
+            except BusError as error:
+                raise ScopeFailed(f"{unit}: {error}") from error
+
+    async def keep_connected(self, nursery: trio.Nursery) -> None:
+        """A bus that restarts is found again; until then no sandbox can be made."""
+        while True:
+            await self.bus.lost.wait()
+            log.error("the system bus is gone")
+            while self.bus.lost.is_set():
+                try:
+                    self.bus = await bus.connect(nursery)
+                except BusError as error:
+                    log.warning("the system bus can't be reached", reason=str(error))
+                    await trio.sleep(_RECONNECT_SECONDS)
+            log.info("the system bus is back")
+
+
+async def open_scopes(nursery: trio.Nursery, limits: Limits, runs: int) -> Scopes:
+    """Raises `ScopeFailed` where this host has no scopes for us; the message says why. `runs`: how many there may be at once."""
+    if os.geteuid() != 0:
+        raise ScopeFailed("only root can have them made")
+    if not _is_booted():
+        raise ScopeFailed("systemd doesn't run this host")
+    try:
+        connection = await bus.connect(nursery)
+        if await connection.own_pid() != os.getpid():
+            raise ScopeFailed("systemd is that of another pid namespace")
+        hierarchies = cgroups.hierarchies()
+        if not hierarchies.mounts:
+            raise ScopeFailed("no cgroups are mounted")
+        scopes = Scopes(connection, hierarchies, limits, await _own_service(connection))
+    except BusError as error:
+        raise ScopeFailed(str(error)) from error
+    await scopes.learn(runs)
+    nursery.start_soon(scopes.keep_connected, nursery, name="connection to the system bus")
+    return scopes
+
+
+def _is_booted() -> bool:
+    """sd_booted(3)"""
+    return Path("/run/systemd/system").is_dir()
+
+
+async def _own_service(connection: bus.Bus) -> str | None:
+    """The service whose main process we are: scopes are to end with it. That of a server whose child we are must not be bound to:
+    a stop would then end the runs first, which the server still waits for."""
+    try:
+        unit = await connection.unit_of(os.getpid())
+        if unit.endswith(".service") and await connection.main_pid(unit) == os.getpid():
+            return unit
+    except BusError:
+        pass  # a process that is in no unit: started by hand
+    return None
+
+
+@asynccontextmanager
+async def _bystander() -> AsyncIterator[int]:
+    """A process to try a scope with."""
+    process = await trio.lowlevel.open_process(["cat"], stdin=PIPE, stdout=DEVNULL)
+    try:
+        yield process.pid
+    finally:
+        process.kill()
+        with trio.CancelScope(shield=True):
+            await process.wait()

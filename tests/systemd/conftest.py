@@ -1,0 +1,22 @@
+from collections.abc import Iterator
+
+import pytest
+
+from tests.systemd.box import Box, BoxedAppliance, booted, service, why_no_box
+
+
+@pytest.fixture(scope="session")
+def box() -> Iterator[Box]:
+    """One boot for all; nothing of it outlives the session."""
+    if reason := why_no_box():
+        pytest.skip(f"NOT TESTED on a real systemd: {reason}")
+    with booted() as box:
+        yield box
+
+
+@pytest.fixture(scope="session")
+def appliance(box: Box) -> Iterator[BoxedAppliance]:
+    room = {"worker_pool_queue_size": 200, "worker_pool_project_queue_size": 200}
+    with service(box, "codeactions-tested", worker_pool_size=4, **room) as appliance:
+        yield appliance
+        assert appliance.process.poll() is None, "it ended in the middle of the tests"

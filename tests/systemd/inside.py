@@ -1,0 +1,82 @@
+"""Programs that run inside the box, as root and in no service: `python -m tests.systemd.inside NAME`."""
+
+import os
+import subprocess
+import sys
+
+import trio
+
+from appliance.runner.launch import bus, cgroups
+from appliance.runner.launch.limits import Limits
+from appliance.runner.launch.scopes import ScopeFailed, Scopes, open_scopes
+
+LIMITS = Limits(memory_bytes=64 << 20, cpu_percent=50, tasks=8, memory_reservation=0, cpu_weight=None)
+
+
+def bystander() -> int:
+    """A process that outlives this program."""
+    return subprocess.Popen(["sleep", "600"], start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).pid
+
+
+async def bound(nursery: trio.Nursery) -> None:
+    """A scope that lives as long as the service `bound-to`."""
+    scopes = Scopes(await bus.connect(nursery), cgroups.hierarchies(), LIMITS, "bound-to.service")
+    print((await scopes.make(1, bystander())).name)
+
+
+async def cancelled(nursery: trio.Nursery) -> None:
+    """Calls that nobody waits for any more, among others that are waited for."""
+    connection = await bus.connect(nursery)
+    for _ in range(200):
+        with trio.CancelScope() as scope:
+            nursery.start_soon(cancel_soon, scope)
+            await connection.own_pid()
+        assert await connection.own_pid() == os.getpid()
+    print("unhurt")
+
+
+async def cancel_soon(scope: trio.CancelScope) -> None:
+    scope.cancel()
+
+
+async def elsewhere(nursery: trio.Nursery) -> None:
+    """A process that somebody has moved out of its scope."""
+    scopes = await open_scopes(nursery, LIMITS, 1)
+    pid = bystander()
+    scope = await scopes.make(1, pid)
+    mounts = scopes.hierarchies.mounts
+    (mounts.get("memory", mounts[cgroups.UNIFIED]).point / "cgroup.procs").write_text(str(pid))
+    try:
+        scopes.folders_of(scope.name, pid)
+    except ScopeFailed as error:
+        print(error)
+    finally:
+        os.kill(pid, 9)
+
+
+async def tried(nursery: trio.Nursery) -> None:
+    """What a launcher learns at its start."""
+    try:
+        await open_scopes(nursery, LIMITS, 1)
+        print("scopes")
+    except ScopeFailed as error:
+        print(error)
+
+
+async def refused(nursery: trio.Nursery) -> None:
+    """What systemd doesn't do is an error with its words."""
+    scopes = await open_scopes(nursery, LIMITS, 1)
+    try:
+        await scopes.make(1, 1 << 22)
+    except ScopeFailed as error:
+        print(error)
+
+
+async def main(name: str) -> None:
+    async with trio.open_nursery() as nursery:
+        await {program.__name__: program for program in (bound, cancelled, elsewhere, refused, tried)}[name](nursery)
+        nursery.cancel_scope.cancel()
+
+
+if __name__ == "__main__":
+    trio.run(main, sys.argv[1])

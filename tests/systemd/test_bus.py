@@ -1,0 +1,55 @@
+"""Systemd's manager, spoken to by the launcher's own client."""
+
+import sys
+
+import pytest
+
+from tests.appliance import eventually
+from tests.systemd.box import Box, BoxedAppliance, booted, service
+
+
+def inside(box: Box, program: str) -> str:
+    return box.run(sys.executable, "-P", "-m", "tests.systemd.inside", program).strip()
+
+
+def test_a_scope_ends_with_the_service_that_it_is_bound_to(box: Box) -> None:
+    box.run("systemd-run", "--quiet", "--collect", "--unit=bound-to", "sleep", "600")
+    scope = inside(box, "bound")
+    assert scope in box.scopes()
+    box.run("systemctl", "kill", "--signal=KILL", "bound-to.service")
+    eventually(lambda: scope not in box.scopes(), 1)
+
+
+def test_a_cancelled_call_harms_no_other(box: Box) -> None:
+    assert inside(box, "cancelled") == "unhurt"
+
+
+def test_a_process_that_is_not_in_its_scope_is_noticed(box: Box) -> None:
+    assert inside(box, "elsewhere").startswith("the sandbox is not in its scope: ")
+
+
+def test_limits_that_systemd_takes_and_the_kernel_has_not_are_noticed_at_the_start(box: Box) -> None:
+    assert inside(box, "tried") == "scopes"
+    with booted("--unified") as other:  # version 2 alone, whose controllers version 1 holds where the machine has it
+        if "memory" in (other.cgroup("", "cgroup.controllers")).read_text():
+            pytest.skip("this machine has the controllers on version 2: nothing is missing")
+        assert inside(other, "tried").startswith("memory.max is not there")
+
+
+def test_what_systemd_refuses_is_said_in_its_words(box: Box) -> None:
+    assert "org.freedesktop" in inside(box, "refused")
+
+
+def test_a_bus_that_restarts_is_found_again(box: Box) -> None:
+    with service(box, "codeactions-rebussed") as appliance:
+        code_id = appliance.create("print('it ran')")
+        box.run("systemctl", "restart", "dbus.service")
+        eventually(lambda: _reconnected(appliance))
+        for _ in range(5):
+            assert appliance.call(code_id).body == b"it ran\n"
+        extra = appliance.run_of(appliance.call(code_id))["extra"]
+        assert "scope" not in extra["isolation_missing"]
+
+
+def _reconnected(appliance: BoxedAppliance) -> bool:
+    return any(line.get("event") == "the system bus is back" for line in appliance.lines)
