@@ -123,8 +123,10 @@ def _is_exiting(pid: int) -> bool:
     """A killed guard frees its memory and waits for the end of its namespace before its pidfd tells: milliseconds."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
+    except (FileNotFoundError, ProcessLookupError):
         return True
+    except OSError:  # too many open files: the pidfd has said that it lives
+        return False
     return bool(int(fields[6]) & _PF_EXITING)
 
 
