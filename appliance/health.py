@@ -35,6 +35,7 @@ class Service(msgspec.Struct, frozen=True, kw_only=True):
 class Isolated(msgspec.Struct, frozen=True, kw_only=True):
     level: str
     missing: tuple[str, ...]
+    absent: tuple[str, ...]
 
 
 class System(msgspec.Struct, frozen=True, kw_only=True):
@@ -136,14 +137,14 @@ class Health:
         )
 
     def _system(self) -> System:
-        free = shutil.disk_usage(self._state_dir).free
+        free, here = shutil.disk_usage(self._state_dir).free, self._isolation
         return System(
             python=platform.python_version(),
             cpus=len(os.sched_getaffinity(0)),
             load=tuple(round(figure, 2) for figure in os.getloadavg()),
             memory_rss_bytes=_resident_bytes(),
             disk_free_bytes=free,
-            isolation=Isolated(level=self._isolation.level, missing=self._isolation.missing),
+            isolation=Isolated(level=here.level, missing=here.missing, absent=here.absent),
             warnings=self._warnings(free),
         )
 

@@ -86,7 +86,8 @@ def check_isolation(settings: Settings, launcher: Launcher) -> None:
         raise CannotStart(f"REQUIRE_ISOLATION is full, and this host or version lacks: {missing}")
     if launcher.floor:
         log.error("no run can start on this host", reason=launcher.floor)
-    log.warning("isolation", degree=launcher.isolation.level, missing=missing)
+    absent = ", ".join(launcher.isolation.absent)
+    log.warning("isolation", degree=launcher.isolation.level, missing=missing, absent=absent)
 
 
 def announce(loaded: Loaded, url: str, token: str) -> None:

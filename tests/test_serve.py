@@ -238,7 +238,7 @@ def test_full_isolation_that_is_not_there_is_one_line(tmp_path: Path) -> None:
     refusal = refused_start(tmp_path, require_isolation="full")
     assert refusal.returncode == 1
     [line] = said(refusal)
-    assert line.startswith("codeactions: REQUIRE_ISOLATION is full, and this host or version lacks: scope, seccomp")
+    assert line.startswith("codeactions: REQUIRE_ISOLATION is full, and this host or version lacks: scope")
 
 
 def said(refusal: "subprocess.CompletedProcess[str]") -> list[str]:

@@ -26,12 +26,14 @@ from appliance.runner.launch.parking import Kind, Parking, Unavailable
 from appliance.runner.launch.sandboxes import Sandbox
 from appliance.runner.launch.slots import Slots, free_range
 from appliance.runner.outcome import NETWORK_FILTER
-from appliance.runner.sandbox import syscalls
+from appliance.runner.sandbox import syscalls, walls
 
 log = structlog.get_logger()
 
-# What the whole cage has and this version has not: scopes, the system call filter and the packet filter.
-_NOT_BUILT = ("scope", "seccomp", NETWORK_FILTER)
+# What the whole cage has and this version has not: scopes and the packet filter.
+_NOT_BUILT = ("scope", NETWORK_FILTER)
+# A second wall behind others: a host without it has the whole cage, and says so.
+_OPTIONAL = (walls.LANDLOCK,)
 
 
 class LaunchOptions(NamedTuple):
@@ -65,9 +67,11 @@ async def _serve(options: LaunchOptions, slots: Slots | None) -> None:
 
 
 def _hello(parking: Parking, own_uids: bool) -> wire.Hello:
-    missing = [*_NOT_BUILT, *([] if own_uids else ["own_uid"])]
+    lacking = [name for name in parking.lacking if name not in _OPTIONAL]
+    missing = [*_NOT_BUILT, *lacking, *([] if own_uids else ["own_uid"])]
+    absent = [name for name in parking.lacking if name in _OPTIONAL]
     languages = {Language.PYTHON: parking.version} if parking.version else {}
-    return wire.Hello(missing=missing, floor="" if languages else parking.trouble, languages=languages)
+    return wire.Hello(missing=missing, absent=absent, floor="" if languages else parking.trouble, languages=languages)
 
 
 class _Connection:

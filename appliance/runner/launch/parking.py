@@ -46,6 +46,7 @@ class Parking:
         self._taken = trio.Event()
         self._changed = trio.Event()  # of zygotes, or of what keeps us from having one
         self.trouble = "it has not started yet"
+        self.lacking: tuple[str, ...] = ()  # what this host has not, by name
 
     @property
     def version(self) -> str | None:
@@ -95,6 +96,7 @@ class Parking:
                     nursery.cancel_scope.cancel()
             except* (zygotes.ZygoteFailed, sandboxes.SetupFailed) as group:
                 self.trouble = str(group.exceptions[0])
+                self.lacking = getattr(group.exceptions[0], "lacking", ())
                 self._drop_zygote()
                 self._tell_of_change()
                 log.error("sandboxes can't be made", language=self._default.language, reason=self.trouble)
@@ -115,6 +117,7 @@ class Parking:
         zygote = await zygotes.start()
         self._drop_zygote()
         self._zygote = zygote
+        self.lacking = zygote.lacking
         self._tell_of_change()
         self._nursery.start_soon(self._bury, zygote, name=f"zygote {self._default.language}")
 
