@@ -195,11 +195,9 @@ def _database(storage: Storage) -> Probe:
 def _engine(languages: Mapping[Language, str], language: Language, floor: str) -> Probe:
     async def probe() -> str:
         if version := languages.get(language):
-            if floor:
-                raise Unhealthy(f"no run can start on this host: {floor}")
             return version
         if language is Language.PYTHON:
-            raise Unhealthy("no Python engine: no action can run")
+            raise Unhealthy(f"no run can start on this host: {floor}" if floor else "no Python engine: no action can run")
         return "not configured: this language isn't built into this version yet"
 
     return probe
