@@ -35,6 +35,7 @@ class Service(msgspec.Struct, frozen=True, kw_only=True):
 class Isolated(msgspec.Struct, frozen=True, kw_only=True):
     level: str
     missing: tuple[str, ...]
+    absent: tuple[str, ...]
 
 
 class System(msgspec.Struct, frozen=True, kw_only=True):
@@ -136,14 +137,14 @@ class Health:
         )
 
     def _system(self) -> System:
-        free = shutil.disk_usage(self._state_dir).free
+        free, here = shutil.disk_usage(self._state_dir).free, self._isolation
         return System(
             python=platform.python_version(),
             cpus=len(os.sched_getaffinity(0)),
             load=tuple(round(figure, 2) for figure in os.getloadavg()),
             memory_rss_bytes=_resident_bytes(),
             disk_free_bytes=free,
-            isolation=Isolated(level=self._isolation.level, missing=self._isolation.missing),
+            isolation=Isolated(level=here.level, missing=here.missing, absent=here.absent),
             warnings=self._warnings(free),
         )
 
@@ -194,11 +195,9 @@ def _database(storage: Storage) -> Probe:
 def _engine(languages: Mapping[Language, str], language: Language, floor: str) -> Probe:
     async def probe() -> str:
         if version := languages.get(language):
-            if floor:
-                raise Unhealthy(f"no run can start on this host: {floor}")
             return version
         if language is Language.PYTHON:
-            raise Unhealthy("no Python engine: no action can run")
+            raise Unhealthy(f"no run can start on this host: {floor}" if floor else "no Python engine: no action can run")
         return "not configured: this language isn't built into this version yet"
 
     return probe

@@ -98,8 +98,9 @@ def check_isolation(settings: Settings, launcher: Launcher) -> None:
         raise CannotStart(f"REQUIRE_ISOLATION is full, and this host or version lacks: {missing}")
     if launcher.floor:
         log.error("no run can start on this host", reason=launcher.floor)
+    absent = ", ".join(launcher.isolation.absent)
     say = log.warning if missing else log.info
-    say("isolation", degree=launcher.isolation.level, missing=missing)
+    say("isolation", degree=launcher.isolation.level, missing=missing, absent=absent)
 
 
 def announce(loaded: Loaded, url: str, token: str) -> None:

@@ -63,7 +63,8 @@ class Launcher:
     """A connection to a launcher that has said hello."""
 
     def __init__(self, sock: trio.socket.SocketType, hello: wire.Hello) -> None:
-        self.isolation = Isolation(level="reduced" if hello.missing else "full", missing=tuple(hello.missing))
+        level = "reduced" if hello.missing else "full"
+        self.isolation = Isolation(level=level, missing=tuple(hello.missing), absent=tuple(hello.absent))
         self.floor = hello.floor
         self.languages: Mapping[Language, str] = hello.languages
         self._sock = sock

@@ -23,10 +23,12 @@ SCOPE = "scope"
 
 
 class Isolation(msgspec.Struct, frozen=True, kw_only=True):
-    """How strong the cage is on this host; `missing` names what it lacks (scope, seccomp, network_filter, own_uid, …)."""
+    """How strong the cage is on this host; `missing` names what it lacks (scope, seccomp, network_filter, own_uid, …), `absent`
+    what could be there but makes no difference to the degree (landlock)."""
 
     level: str
     missing: tuple[str, ...]
+    absent: tuple[str, ...] = ()
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):

@@ -69,7 +69,7 @@ class Runner:
         if limits.network is Network.INTERNET:
             return self.isolation
         missing = tuple(name for name in self.isolation.missing if name != NETWORK_FILTER)
-        return Isolation(level="reduced" if missing else "full", missing=missing)
+        return Isolation(level="reduced" if missing else "full", missing=missing, absent=self.isolation.absent)
 
     @property
     def floor(self) -> str:

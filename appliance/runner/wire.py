@@ -40,9 +40,11 @@ class Kill(msgspec.Struct, frozen=True, kw_only=True, tag="kill", tag_field="op"
 
 
 class Hello(msgspec.Struct, frozen=True, kw_only=True, tag="hello", tag_field="op"):
-    """Launcher → server, once, when runs can be started; `floor` names what is below the least that a run needs."""
+    """Launcher → server, once, when runs can be started; `floor` names what is below the least that a run needs,
+    `absent` what the host lacks without being weaker for it."""
 
     missing: list[str]
+    absent: list[str]
     floor: str
     languages: dict[Language, str]
 

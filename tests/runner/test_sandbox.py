@@ -475,10 +475,14 @@ def test_a_code_may_have_a_smaller_memory(appliance: Appliance) -> None:
 
 
 INTERFACES = """
-    import fcntl, struct
+    import contextlib, fcntl, struct
     sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     flags = lambda name: struct.unpack("16xh14x", fcntl.ioctl(sock, 0x8913, struct.pack("16sh14x", name.encode(), 0)))[0]
-    seen = {name: flags(name) & 1 for index, name in socket.if_nameindex()}
+    seen = {}
+    for index in range(1, 256):  # SIOCGIFNAME: if_nameindex() would ask by netlink, which a sandbox hasn't
+        with contextlib.suppress(OSError):
+            name = fcntl.ioctl(sock, 0x8910, struct.pack("16xi20x", index))[:16].rstrip(b"\\0").decode()
+            seen[name] = flags(name) & 1
 """
 
 
@@ -496,4 +500,5 @@ def test_the_shared_network_is_said_to_be_missing_a_filter(appliance: Appliance)
     assert any(look(appliance, INTERFACES).values())
     extra = appliance.run_of(appliance.run("print()"))["extra"]
     assert extra["isolation"] == "reduced"
-    assert {"seccomp", "network_filter"} <= set(extra["isolation_missing"])
+    assert "network_filter" in extra["isolation_missing"]
+    assert "seccomp" not in extra["isolation_missing"]

@@ -29,12 +29,14 @@ from appliance.runner.launch.sandboxes import Sandbox
 from appliance.runner.launch.scopes import ScopeFailed, Scopes, open_scopes
 from appliance.runner.launch.slots import Slots, free_range
 from appliance.runner.outcome import NETWORK_FILTER, SCOPE
-from appliance.runner.sandbox import syscalls
+from appliance.runner.sandbox import syscalls, walls
 
 log = structlog.get_logger()
 
-# What the whole cage has and this version has not: the system call filter and the packet filter.
-_NOT_BUILT = ("seccomp", NETWORK_FILTER)
+# What the whole cage has and this version has not: the packet filter.
+_NOT_BUILT = (NETWORK_FILTER,)
+# A second wall behind others: a host without it has the whole cage, and says so.
+_OPTIONAL = (walls.LANDLOCK,)
 _REFUSALS = 2  # limits that the kernel doesn't take twice are no accident of one sandbox
 _MOST_TAKEN = 10  # sandboxes a claim, those among them that die while they are claimed
 
@@ -82,13 +84,15 @@ async def _scopes(nursery: trio.Nursery, options: LaunchOptions) -> Scopes | Non
 
 
 def _hello(parking: Parking, scopes: Scopes | None, own_uids: bool) -> wire.Hello:
-    missing = [*_NOT_BUILT, *([] if own_uids else ["own_uid"])]
+    lacking = [name for name in parking.lacking if name not in _OPTIONAL]
+    missing = [*_NOT_BUILT, *lacking, *([] if own_uids else ["own_uid"])]
     if scopes is None:
         missing.insert(0, SCOPE)
     elif not scopes.limits_swap:
         missing.append("swap_unlimited")
+    absent = [name for name in parking.lacking if name in _OPTIONAL]
     languages = {Language.PYTHON: parking.version} if parking.version else {}
-    return wire.Hello(missing=missing, floor="" if languages else parking.trouble, languages=languages)
+    return wire.Hello(missing=missing, absent=absent, floor="" if languages else parking.trouble, languages=languages)
 
 
 class _Connection:

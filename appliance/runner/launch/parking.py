@@ -43,6 +43,7 @@ class Parking:
         self._taken = trio.Event()
         self._changed = trio.Event()  # of zygotes, or of what keeps us from having one
         self.trouble = "it has not started yet"
+        self.lacking: tuple[str, ...] = ()  # what this host has not, by name
 
     @property
     def version(self) -> str | None:
@@ -94,6 +95,7 @@ class Parking:
             except* (zygotes.ZygoteFailed, sandboxes.SetupFailed) as group:
                 await trio.lowlevel.checkpoint_if_cancelled()  # then we have ended it ourselves, which is no trouble
                 self.trouble = str(group.exceptions[0])
+                self.lacking = getattr(group.exceptions[0], "lacking", ())
                 self._drop_zygote()
                 self._tell_of_change()
                 log.error("sandboxes can't be made", language=self._default.language, reason=self.trouble)
@@ -114,6 +116,7 @@ class Parking:
         zygote = await zygotes.start()
         self._drop_zygote()
         self._zygote = zygote
+        self.lacking = zygote.lacking
         self._tell_of_change()
         self._nursery.start_soon(self._bury, zygote, name=f"zygote {self._default.language}")
 

@@ -15,7 +15,7 @@ import trio
 import engines
 from appliance.runner import packets
 from appliance.runner.launch.slots import Slot
-from appliance.runner.sandbox import root, zygote
+from appliance.runner.sandbox import root, walls, zygote
 
 _ANSWER_BYTES = 1024
 _STUCK_SECONDS = 10  # a fork takes about a millisecond
@@ -23,7 +23,11 @@ _START_SECONDS = 60  # preloading takes 0.2 s; a loaded machine gets its time
 
 
 class ZygoteFailed(Exception):
-    """It could not be made, or has ended; the message says why."""
+    """It could not be made, or has ended; the message says why, `lacking` what this host has not."""
+
+    def __init__(self, message: str, lacking: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.lacking = lacking
 
 
 class ForkFailed(Exception):
@@ -41,8 +45,9 @@ class Forked(NamedTuple):
 class Zygote:
     """A running zygote. `users` counts the sandboxes that live in its pid namespace: its end is theirs."""
 
-    def __init__(self, pid: int, control: trio.socket.SocketType, version: str) -> None:
+    def __init__(self, pid: int, control: trio.socket.SocketType, version: str, lacking: tuple[str, ...]) -> None:
         self.version = version
+        self.lacking = lacking
         self.users = 0
         self.retired = False
         self.gone = trio.Event()
@@ -117,7 +122,8 @@ async def _start() -> Zygote:
     with trio.move_on_after(_START_SECONDS):
         hello = await packets.receive(control, _ANSWER_BYTES)
         if hello.data.startswith(zygote.HELLO) and hello.pid is not None:
-            return Zygote(hello.pid, control, hello.data[1:].decode())
+            version, *lacking = hello.data[1:].decode().split()
+            return await _if_allowed(Zygote(hello.pid, control, version, tuple(lacking)))
         control.close()
         why = hello.data[1:].decode(errors="replace") if hello.data.startswith(zygote.BROKEN) else "its interpreter ended at once"
         raise ZygoteFailed(why)
@@ -130,6 +136,15 @@ def _reap_failed() -> None:
     with suppress(ChildProcessError):
         while os.waitpid(-1, os.WNOHANG)[0]:
             pass
+
+
+async def _if_allowed(zygote: Zygote) -> Zygote:
+    """The floor: below it nothing is run."""
+    if walls.SECCOMP in zygote.lacking:
+        await zygote.end()
+        reason = "this host has no seccomp: its kernel takes no system call filter, and without one no action is run"
+        raise ZygoteFailed(reason, zygote.lacking)
+    return zygote
 
 
 def _root_spec() -> root.RootSpec:

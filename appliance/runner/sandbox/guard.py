@@ -30,6 +30,7 @@ from contextlib import suppress
 from typing import NamedTuple, NoReturn
 
 from appliance.runner.sandbox import records, syscalls
+from appliance.runner.sandbox.walls import Walls
 
 Work = Callable[[int, int], int]
 """Reads one job from the first descriptor, executes it, answers on the second; returns the worker's exit status."""
@@ -55,6 +56,7 @@ class Plan(NamedTuple):
     fds: tuple[int, ...]
     identity: Identity | None
     with_network: bool
+    walls: Walls
 
 
 def become_sandbox(plan: Plan, work: Work) -> NoReturn:
@@ -78,16 +80,19 @@ def become_sandbox(plan: Plan, work: Work) -> NoReturn:
         step = "fork"
         worker = os.fork()
         if worker == 0:
-            _run_worker(plan.identity, work)
+            _run_worker(plan, work)
         step = "identity"
         _drop(plan.identity.guard if plan.identity else None)
         syscalls.set_dumpable(False)  # where worker and guard have one uid: no /proc/1/mem, no ptrace
         for fd in (_JOB, _ANSWERS, _STDOUT, _STDERR):
             os.close(fd)
-        status.send(records.pack(records.PARKED))
-        step = "watch"
         gc.disable()
-        _Watch(status, worker).until_the_end()
+        watch = _Watch(status, worker)
+        step = "filter"
+        plan.walls.confine_guard()
+        step = "watch"
+        status.send(records.pack(records.PARKED))
+        watch.until_the_end()
     except BaseException as error:  # noqa: BLE001 - the process ends here, and the launcher is told
         number = error.errno if isinstance(error, OSError) and error.errno else 0
         # Descriptor 3 is the status channel as soon as the first step is over; before that nobody can be told.
@@ -169,7 +174,7 @@ def _drop(uid: int | None) -> None:
     syscalls.drop_capabilities()
 
 
-def _run_worker(identity: Identity | None, work: Work) -> NoReturn:
+def _run_worker(plan: Plan, work: Work) -> NoReturn:
     status = 1
     try:
         os.close(_STATUS)
@@ -180,11 +185,12 @@ def _run_worker(identity: Identity | None, work: Work) -> NoReturn:
         os.close(_STDERR)
         with suppress(OSError):  # a preference, no protection: under memory pressure of the host it is the action that dies
             _write("/proc/self/oom_score_adj", "1000")
-        _drop(identity.worker if identity else None)
+        _drop(plan.identity.worker if plan.identity else None)
         syscalls.forget_keys()  # what was left there by an earlier run of this uid, or by who started the program
         syscalls.set_dumpable(True)  # else its own /proc/self belongs to root; it holds nothing that isn't the tenant's
         os.chdir("/tmp")
         os.umask(0o022)
+        plan.walls.confine_worker()
         status = work(_JOB, _ANSWERS)
     finally:
         os._exit(status)

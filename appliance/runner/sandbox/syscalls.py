@@ -1,7 +1,7 @@
 """The system calls of namespaces, mounts and privileges that `os` of Python 3.11 doesn't have.
 
 Each raises OSError with the call's errno. Sources: unshare(2), setns(2), mount(2), mount_setattr(2), pivot_root(2),
-prctl(2), capabilities(7); numbers without a remark are the same on x86-64 and arm64.
+prctl(2), capabilities(7), landlock(7); numbers without a remark are the same on x86-64 and arm64.
 """
 
 import ctypes
@@ -29,12 +29,17 @@ MOUNT_ATTR_RDONLY = 0x1
 MOUNT_ATTR_NOSUID = 0x2
 MOUNT_ATTR_NODEV = 0x4
 _SYS_MOUNT_SETATTR = 442
+_SYS_LANDLOCK_CREATE_RULESET = 444
+_SYS_LANDLOCK_RESTRICT_SELF = 446
+_LANDLOCK_CREATE_RULESET_VERSION = 1
 _AT_FDCWD = -100
 _AT_RECURSIVE = 0x8000
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_DUMPABLE = 4
 _PR_SET_KEEPCAPS = 8
+_PR_SET_SECCOMP = 22
+_SECCOMP_MODE_FILTER = 2
 _PR_CAPBSET_DROP = 24
 _PR_SET_CHILD_SUBREAPER = 36
 _PR_SET_NO_NEW_PRIVS = 38
@@ -145,6 +150,39 @@ def become_subreaper() -> None:
 
 def forbid_new_privileges() -> None:
     _check(_prctl(_PR_SET_NO_NEW_PRIVS, 1), "prctl(NO_NEW_PRIVS)")
+
+
+class FilterHead(ctypes.Structure):
+    """struct sock_fprog: how many instructions, and where."""
+
+    _fields_ = (("count", ctypes.c_ushort), ("instructions", ctypes.c_void_p))
+
+
+def put_on_filter(head: FilterHead) -> None:
+    """Needs no_new_privs. By prctl and not by seccomp(2): its number is the same everywhere."""
+    _check(_prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, ctypes.addressof(head)), "prctl(SECCOMP)")
+
+
+class _LandlockRulesetAttr(ctypes.Structure):
+    _fields_ = (("handled_fs", ctypes.c_uint64), ("handled_net", ctypes.c_uint64), ("scoped", ctypes.c_uint64))
+
+
+def landlock_abi() -> int:
+    """0 where there is none."""
+    return max(0, int(_libc.syscall(_SYS_LANDLOCK_CREATE_RULESET, None, ctypes.c_size_t(0), _LANDLOCK_CREATE_RULESET_VERSION)))
+
+
+def create_landlock_ruleset(scoped: int) -> int:
+    """A descriptor of a ruleset that handles no files and no ports."""
+    wanted = _LandlockRulesetAttr(scoped=scoped)
+    size = ctypes.c_size_t(ctypes.sizeof(wanted))
+    ruleset = int(_libc.syscall(_SYS_LANDLOCK_CREATE_RULESET, ctypes.byref(wanted), size, 0))
+    _check(min(ruleset, 0), "landlock_create_ruleset")
+    return ruleset
+
+
+def restrict_by_landlock(ruleset: int, flags: int) -> None:
+    _check(_libc.syscall(_SYS_LANDLOCK_RESTRICT_SELF, ruleset, flags), "landlock_restrict_self")
 
 
 def drop_bounding_set() -> None:

@@ -26,7 +26,7 @@ import struct
 import sys
 from typing import Any, NoReturn
 
-from appliance.runner.sandbox import guard, root, syscalls
+from appliance.runner.sandbox import guard, root, syscalls, walls
 
 CONTROL = 3
 REQUEST = struct.Struct("!cBII")  # operation, flags, and two numbers
@@ -36,7 +36,7 @@ OWN_UIDS = 2
 IN_SCOPE = 4
 FORK = b"F"
 REAP = b"R"
-HELLO = b"H"  # + the interpreter's version
+HELLO = b"H"  # + the interpreter's version, and the names of what this kernel lacks
 BROKEN = b"X"  # + why there will be no hello, or was no fork
 
 _CREDENTIALS = struct.Struct("iII")
@@ -103,7 +103,8 @@ def main() -> None:
     control = socket.socket(fileno=CONTROL)
     namespace = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
     guard.confine_descendants()
-    _send_pid(control, HELLO + sys.version.split()[0].encode(), os.getpid())
+    host = walls.survey()
+    _send_pid(control, HELLO + " ".join((sys.version.split()[0], *host.lacking)).encode(), os.getpid())
     gc.collect()
     gc.freeze()  # what is shared with the children stays shared: the collector doesn't touch it
 
@@ -118,7 +119,8 @@ def main() -> None:
         if operation == REAP:
             os.waitpid(first, 0)
         elif operation == FORK:
-            plan = guard.Plan(fds, guard.Identity(first, second) if flags & OWN_UIDS else None, bool(flags & WITH_NETWORK))
+            identity = guard.Identity(first, second) if flags & OWN_UIDS else None
+            plan = guard.Plan(fds, identity, bool(flags & WITH_NETWORK), host.walls[identity is not None])
             try:
                 pid = _fork_into_new_namespace(namespace, plan, work_in_scope if flags & IN_SCOPE else work)
                 _send_pid(control, FORK + PID.pack(pid), pid)

@@ -1,0 +1,60 @@
+"""What the kernel refuses to a worker and to its guard, for good: made once in the zygote, put on in each sandbox."""
+
+import errno
+import os
+from typing import NamedTuple
+
+from appliance.runner.sandbox import landlock, seccomp, syscalls
+
+SECCOMP, LANDLOCK = "seccomp", "landlock"
+
+
+class Walls(NamedTuple):
+    worker: seccomp.Filter
+    guard: seccomp.Filter
+    scope: landlock.Scope | None
+
+    def confine_worker(self) -> None:
+        """The last step of giving up its identity: afterwards neither wall can be raised again."""
+        if self.scope is not None:
+            self.scope.enter()
+        self.worker.put_on()
+
+    def confine_guard(self) -> None:
+        self.guard.put_on()
+
+
+class Host(NamedTuple):
+    """`walls` by whether the sandboxes have uids of their own. `lacking` names what this kernel has not."""
+
+    walls: dict[bool, Walls]
+    lacking: tuple[str, ...]
+
+
+def survey() -> Host:
+    """Needs no_new_privs, and CAP_SYS_ADMIN so that the probe proves something."""
+    scope = landlock.scope()
+    walls = {own_uids: Walls(*seccomp.build(own_uids), scope) for own_uids in (True, False)}
+    lacking = [] if all(_holds(one) for one in walls.values()) else [SECCOMP]
+    return Host(walls, (*lacking, *([] if scope else [LANDLOCK])))
+
+
+def _holds(walls: Walls) -> bool:
+    """Whether a process that puts them on is refused what it could do before."""
+    pid = os.fork()
+    if pid == 0:
+        refused = False
+        try:
+            walls.confine_worker()
+            refused = _is_refused()
+        finally:
+            os._exit(0 if refused else 1)
+    return os.waitpid(pid, 0)[1] == 0
+
+
+def _is_refused() -> bool:
+    try:
+        syscalls.unshare(syscalls.CLONE_NEWUTS)
+    except OSError as error:
+        return error.errno == errno.EPERM
+    return False
