@@ -139,7 +139,10 @@ def _leave_to_scope(limits: dict[str, Any]) -> None:
 
 
 def _receive(control: socket.socket) -> tuple[bytes, int, int, int, tuple[int, ...]] | None:
-    data, ancillary, flags, _ = control.recvmsg(REQUEST.size, socket.CMSG_LEN(5 * 4), socket.MSG_CMSG_CLOEXEC)
+    try:
+        data, ancillary, flags, _ = control.recvmsg(REQUEST.size, socket.CMSG_LEN(5 * 4), socket.MSG_CMSG_CLOEXEC)
+    except ConnectionResetError:  # the launcher was killed with an answer of ours unread
+        return None
     if len(data) != REQUEST.size or flags & socket.MSG_CTRUNC:
         return None
     fds = tuple(fd for _, _, content in ancillary for fd in memoryview(content).cast("i"))
