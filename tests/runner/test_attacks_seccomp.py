@@ -60,13 +60,14 @@ class Attack(NamedTuple):
 
 
 REACHED = ("EFAULT", "EINVAL", "ENOSYS", "EBADF", "ENOEXEC", "ENOTTY", "ENOENT", "ENOKEY", "ESTALE", "EOPNOTSUPP", "ENODEV")
+UNLESS_SET_UP = ("it worked",) if IS_ROOT else ("it worked", "EACCES", "EPERM")
 OR_NOT_BUILT = ("it worked", "ENOSYS", "EOPNOTSUPP", "EINVAL")
 
 ATTACKS = {
     "ptrace": Attack('call("ptrace", 0, 0, 0, 0)'),
     "mount": Attack('call("mount", b"none", b"/tmp", b"tmpfs", 0, 0)'),
     "mount by the new interface": Attack('os.close(call("fsopen", b"tmpfs", 0))'),
-    "a copy of a mount": Attack('os.close(call("open_tree", -100, b"/", 1))'),
+    "a copy of a mount": Attack('os.close(call("open_tree", -100, b"/", 0x8001))'),
     "a mount made writable": Attack('call("mount_setattr", -100, b"/", 0x8000, at, 32)'),
     "umount": Attack('call("umount2", b"/nowhere", 2)', outside=REACHED),
     "pivot_root": Attack('call("pivot_root", b"/nowhere", b"/nowhere")', outside=REACHED),
@@ -90,7 +91,10 @@ ATTACKS = {
     "io_uring": Attack('os.close(call("io_uring_setup", 1, at))', "ENOSYS", ("it worked", "EPERM")),
     "io_uring, to go on with": Attack('call("io_uring_enter", -1, 0, 0, 0, 0)', "ENOSYS", ("EBADF", "EOPNOTSUPP")),
     "userfaultfd": Attack('os.close(call("userfaultfd", 1))', outside=("it worked", "ENOSYS")),
-    "perf": Attack('buffer.__setitem__(slice(0, 8), struct.pack("II", 1, 112)) or call("perf_event_open", at, 0, -1, -1, 0)'),
+    "perf": Attack(
+        'struct.pack_into("II32xQ", buffer, 0, 1, 112, 0x60) or os.close(call("perf_event_open", at, 0, -1, -1, 0))',
+        outside=UNLESS_SET_UP,
+    ),
     "reading a process's memory": Attack('call("process_vm_readv", os.getpid(), 0, 0, 0, 0, 0)'),
     "writing a process's memory": Attack('call("process_vm_writev", os.getpid(), 0, 0, 0, 0, 0)'),
     "advice about another's memory": Attack('call("process_madvise", -1, 0, 0, 20, 0)', outside=("EBADF",)),
