@@ -14,7 +14,7 @@ def main() -> int:
     print(f"processes left: {figures.processes_left}; files left: {figures.files_left or 'none'}")
     for name, (before, after) in (("serve", figures.server_kib), ("launch", figures.launcher_kib)):
         print(f"memory of {name}: {before / 1024:.1f} MiB before, {after / 1024:.1f} MiB after")
-    print("(serve grows until SQLite's page caches are full: after some 4000 calls, by about 11 MiB; then it stays)")
+    print("(serve grows by about 11 MiB in its first 4000 calls or so; then it stays)")
     print("descriptors of both: {} before, {} after".format(*figures.descriptors))
     print("processes with sandboxes: {} before, {} after".format(*figures.processes))
     good = (figures.wrong, figures.completed, figures.logs) == (0, calls, 3 * calls)
