@@ -19,7 +19,7 @@ _LEAST_MEMORY = {Language.PYTHON: 32 * MIB, Language.GO: 32 * MIB, Language.JAVA
 _LEAST_TASKS = {Language.PYTHON: 4, Language.GO: 16, Language.JAVASCRIPT: 16}
 _LEAST_CPU = 5
 WITHOUT_ENGINE = {
-    Language.PYTHON: "install Python 3.11 or 3.12",
+    Language.PYTHON: "its engine can't be started: /health says why",
     Language.JAVASCRIPT: "JavaScript isn't built into this version yet",
     Language.GO: "Go isn't built into this version yet",
 }
