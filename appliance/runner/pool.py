@@ -78,7 +78,13 @@ class Runner:
 
     @property
     def languages(self) -> Mapping[Language, str]:
+        """Those that can be run, with their versions."""
         return self._launcher.languages
+
+    @property
+    def lacking(self) -> Mapping[Language, str]:
+        """Why the others can't be run."""
+        return self._launcher.lacking
 
     def admit(self, project_uuid: str) -> "Ticket":
         """A place among the running, or in the queue. Raises `Busy`, and keeps nothing, when there is neither."""
