@@ -1,4 +1,7 @@
-"""What belongs to no living sandbox is found and ended. Nothing here can come about by itself: the tests make it."""
+"""What belongs to no living sandbox is found and ended. Nothing here can come about by itself: the tests make it.
+
+Every launcher of this machine sweeps, so which of them has found a zygote is not for a test to say.
+"""
 
 import os
 import re
@@ -47,16 +50,12 @@ def test_what_a_dead_launcher_left_is_ended_by_the_next(tmp_path: Path) -> None:
         assert alive(left)
         with running(tmp_path / "second") as appliance:
             eventually(lambda: not alive(left))
-            assert eventually(lambda: swept(appliance)["zygote"]) == 1
-            [entry] = [line for line in appliance.lines if line["event"] == "orphan swept"]
-            assert (entry["kind"], entry["pids"]) == ("zygote", [left[0]])
             assert appliance.run("print('works')").body == b"works\n"
 
 
 def test_it_is_ended_by_one_that_runs_already(tmp_path: Path) -> None:
-    with running(tmp_path / "second") as appliance, orphaned(tmp_path / "first") as left:
+    with running(tmp_path / "second"), orphaned(tmp_path / "first") as left:
         eventually(lambda: not alive(left))
-        assert eventually(lambda: swept(appliance)["zygote"]) == 1
 
 
 def test_two_launchers_leave_each_others_sandboxes_alone(tmp_path: Path) -> None:
