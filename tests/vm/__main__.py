@@ -23,7 +23,7 @@ _NOT_NEEDED = ignore_patterns("__pycache__", "mypy*", "uv*", "ruff*", "pip*", "s
 SCRIPT = """
 set -eu
 python3 -m venv --without-pip /opt/venv
-printf '/opt/checkout\\n/opt/packages\\n' >/opt/venv/lib/python3.*/site-packages/checkout.pth
+printf '/opt/checkout\\n/opt/packages\\n' >"$(echo /opt/venv/lib/python3.*/site-packages)/checkout.pth"
 cd /opt/checkout
 export CODEACTIONS_TEST_PATIENCE=PATIENCE
 exec /opt/venv/bin/python -m pytest -p no:cacheprovider --this-machine --junit-xml=/root/report.xml tests/systemd "$@"
