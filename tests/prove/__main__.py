@@ -1,7 +1,7 @@
 """What the release must show with counts that are too big for the suite: `make prove`.
 
-`python -m tests.prove [STEP…]` makes only the steps named. Each prints what it found; the exit status is 1 when one of them isn't as
-it must be.
+`python -m tests.prove [STEP…]` makes only the steps named. Each prints what it found; the exit status is 1 when one of them
+isn't as it must be.
 """
 
 import subprocess
