@@ -71,11 +71,17 @@ class Sweep:
             await self._on_swept(orphan.kind)
         while True:
             await trio.sleep(SWEEP_SECONDS)
-            found = {(orphan.kind, orphan.name): orphan for orphan in await self._look()}
-            for name in found.keys() & self._seen:
-                await _end(found[name])
-                await self._on_swept(found[name].kind)
-            self._seen = set(found)
+            try:
+                await self._once()
+            except OSError as error:  # too many open files: what is left then is still there the next time
+                log.warning("sweep not possible", reason=str(error))
+
+    async def _once(self) -> None:
+        found = {(orphan.kind, orphan.name): orphan for orphan in await self._look()}
+        for name in found.keys() & self._seen:
+            await _end(found[name])
+            await self._on_swept(found[name].kind)
+        self._seen = set(found)
 
     async def _look(self) -> list[Orphan]:
         found = [orphan async for orphan in self._processes()]
