@@ -60,6 +60,16 @@ def run_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-X", "--method", metavar="METHOD", default="", help="the request's method (GET, or POST with -d)")
 
 
+def doctor(arguments: argparse.Namespace) -> int:
+    from appliance.doctor import verb
+
+    return verb.main(arguments, load_settings())
+
+
+def doctor_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print the report as JSON, for a machine")
+
+
 def launch(arguments: argparse.Namespace) -> int:
     from appliance import logsetup
     from appliance.entities import Language, Network
@@ -138,6 +148,13 @@ VERBS = {
         run_arguments,
         "Runs an action's source exactly as a call would, without a server: its logs go to stderr, its result to stdout. "
         "Exit status 0 when the action completed, 1 when it failed.",
+    ),
+    "doctor": Verb(
+        "try the cage on this host",
+        doctor,
+        doctor_arguments,
+        "Tries, in sandboxes made as for any call, what a run must not be able to do, and says what this host lacks and what to "
+        "do about it. It needs no server, and may run beside one. Exit status 0 when nothing got through, else 1.",
     ),
     "settings": Verb(
         "print every setting and where it comes from",

@@ -2,7 +2,6 @@
 
 import argparse
 import sys
-from contextlib import suppress
 from pathlib import Path
 
 import trio
@@ -13,10 +12,10 @@ from appliance.calls import Request, job_of
 from appliance.codes import SOURCE_LIMIT, TOO_BIG
 from appliance.entities import Code, CodeType, Language, new_id, now
 from appliance.errors import CannotStart
+from appliance.localrunner import open_runner
 from appliance.receipts import WITHOUT_BODY, status_of
-from appliance.runner.launcher import Launcher, LauncherGone, connect
+from appliance.runner.launcher import connect
 from appliance.runner.outcome import LogEntry, Outcome
-from appliance.runner.pool import Runner
 from appliance.settings import Loaded
 from engines.table import spec_of
 
@@ -53,23 +52,15 @@ def _describe(outcome: Outcome) -> None:
 
 async def _run(loaded: Loaded, begun: startup.Begun, code: Code, request: Request) -> Outcome:
     settings = loaded.settings
-    async with connect(begun.launcher) as launcher, trio.open_nursery() as nursery:
+    async with connect(begun.launcher) as launcher:
         if launcher.floor:
             raise CannotStart(f"no run can start on this host: {launcher.floor}")
         if code.language not in launcher.languages:
             raise CannotStart(f"can't run {code.name}: {launcher.lacking[code.language]}")
-        nursery.start_soon(_listen, launcher, name="launcher")
-        runner = Runner(launcher, options.pool_options(settings), options.bounds(settings))
         limits = options.call_options(settings, instance="").limits_of(code)
-        with runner.admit(code.project_uuid) as ticket:
-            outcome = await ticket.run(job_of(new_id(), code, request, limits), _show)
-        nursery.cancel_scope.cancel()
-    return outcome
-
-
-async def _listen(launcher: Launcher) -> None:
-    with suppress(LauncherGone):  # the run's outcome says so
-        await launcher.listen()
+        async with open_runner(launcher, settings) as runner:
+            with runner.admit(code.project_uuid) as ticket:
+                return await ticket.run(job_of(new_id(), code, request, limits), _show)
 
 
 async def _show(entry: LogEntry) -> None:

@@ -11,6 +11,7 @@ from hypercorn.config import Config
 
 import appliance
 from appliance import __version__, admintoken, logsetup, privileges, sdnotify
+from appliance.degrees import remedies
 from appliance.errors import CannotStart
 from appliance.options import launcher_arguments
 from appliance.runner.launcher import Launcher, start_launcher
@@ -100,14 +101,14 @@ def _listen(host: str, port: int) -> socket.socket:
 
 def check_isolation(settings: Settings, launcher: Launcher) -> None:
     """Says how strong the cage is, and raises `CannotStart` where the operator asks for more."""
-    missing = ", ".join(launcher.isolation.missing)
-    if settings.require_isolation == "full" and launcher.isolation.missing:
-        raise CannotStart(f"REQUIRE_ISOLATION is full, and this host or version lacks: {missing}")
+    isolation = launcher.isolation
+    if settings.require_isolation == "full" and isolation.missing:
+        raise CannotStart(f"REQUIRE_ISOLATION is full, and this host lacks {'; '.join(remedies(isolation))}")
     if launcher.floor:
         log.error("no run can start on this host", reason=launcher.floor)
-    absent = ", ".join(launcher.isolation.absent)
+    missing, absent = ", ".join(isolation.missing), ", ".join(isolation.absent)
     say = log.warning if missing else log.info
-    say("isolation", degree=launcher.isolation.level, missing=missing, absent=absent)
+    say("isolation", degree=isolation.level, missing=missing, absent=absent, reasons=isolation.reasons or None)
 
 
 def announce(loaded: Loaded, url: str, token: str) -> None:

@@ -33,7 +33,7 @@ def test_the_version_needs_no_library() -> None:
 
 def test_help_lists_the_verbs_of_people_only() -> None:
     text = codeactions("--help").stdout
-    assert all(f"    {verb} " in text for verb in ("serve", "run", "settings", "token", "version"))
+    assert all(f"    {verb} " in text for verb in ("serve", "run", "doctor", "settings", "token", "version"))
     assert "launch" not in text
 
 

@@ -18,6 +18,7 @@ from contextlib import suppress
 from enum import Enum
 
 import msgspec
+import structlog
 import trio
 
 from appliance.entities import LogType, now
@@ -27,12 +28,15 @@ from appliance.runner.outcome import Job, LogEntry, Outcome, OutcomeKind, Result
 from appliance.runner.output import LogBudget, OutputLines, cut
 from engines.python import checks
 
+log = structlog.get_logger()
+
 OnLog = Callable[[LogEntry], Awaitable[None]]
 """Takes one entry; may wait, which holds the action back. Cancelled while it waits, it has taken the entry."""
 
 TIMEOUT_MESSAGE = "timeout: request context timeout limit exceeded"
 _READ_BYTES = 64 << 10
-_CLAIM_SECONDS = 30  # making a sandbox takes milliseconds; a launcher that is stuck must not hold a caller for ever
+_CLAIM_SECONDS = 10  # making a sandbox takes milliseconds; a launcher that is stuck must not hold a caller for ever
+_CONFIRM_SECONDS = 5  # a kill takes milliseconds; longer than that nobody waits for a launcher to say that it is done
 _BACKSTOP_SECONDS = 5  # how much later than the server's deadline the guard's own timer ends everything
 _LAST_WORDS_SECONDS = 5  # for what the pipes still hold at the end: a megabyte or three, and a store that may be slow or gone
 _KINDS_OF_ENGINE = {OutcomeKind.ERROR, OutcomeKind.OUT_OF_MEMORY, OutcomeKind.TOO_MANY_PROCESSES, OutcomeKind.OUTPUT_LIMIT}
@@ -119,20 +123,27 @@ class Execution:
         return end
 
     async def _watch(self, sandbox: ClaimedSandbox, deadline: float) -> wire.Ended | None:
+        """None too when the launcher doesn't confirm a kill: then it is the guard's own timer that ends the run."""
+        end: wire.Ended | None = None
+        patience = trio.CancelScope()
         async with trio.open_nursery() as watchers:
-            watchers.start_soon(self._kill_at_end, sandbox, name="killer")
+            watchers.start_soon(self._kill_at_end, sandbox, patience, name="killer")
             watchers.start_soon(self._keep_deadline, deadline, name="deadline")
             try:
-                end = await sandbox.ending.wait()
+                with patience:
+                    end = await sandbox.ending.wait()
             except trio.Cancelled:
-                with trio.CancelScope(shield=True):
+                with trio.CancelScope(shield=True, deadline=trio.current_time() + _CONFIRM_SECONDS):
                     await self._launcher.kill(sandbox)
                 raise
             watchers.cancel_scope.cancel()
+        if patience.cancelled_caught:
+            log.error("kill not confirmed", run_id=self._job.run_id, sandbox=sandbox.number, seconds=_CONFIRM_SECONDS)
         return end
 
-    async def _kill_at_end(self, sandbox: ClaimedSandbox) -> None:
+    async def _kill_at_end(self, sandbox: ClaimedSandbox, patience: trio.CancelScope) -> None:
         await self._ending.wait()
+        patience.deadline = trio.current_time() + _CONFIRM_SECONDS  # the request may be what isn't taken
         await self._launcher.kill(sandbox)
 
     async def _keep_deadline(self, deadline: float) -> None:

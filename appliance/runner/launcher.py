@@ -72,7 +72,7 @@ class Launcher:
 
     def __init__(self, sock: trio.socket.SocketType, hello: wire.Hello) -> None:
         level = "reduced" if hello.missing else "full"
-        self.isolation = Isolation(level=level, missing=tuple(hello.missing), absent=tuple(hello.absent))
+        self.isolation = Isolation(level=level, missing=tuple(hello.missing), absent=tuple(hello.absent), reasons=hello.reasons)
         self.floor = hello.floor
         self.languages: Mapping[Language, str] = hello.languages
         self.lacking: Mapping[Language, str] = hello.lacking

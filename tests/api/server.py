@@ -109,7 +109,9 @@ def _seen(job: Job) -> bytes:
 class ScriptedRunner(Runner):
     """The real queue and the real figures; the place that it gives is one where nothing is executed."""
 
-    isolation = Isolation(level="reduced", missing=("scope",), absent=("landlock",))
+    isolation = Isolation(
+        level="reduced", missing=("scope",), absent=("landlock",), reasons={"scope": "systemd doesn't run this host"}
+    )
     floor = ""
     orphans_swept = MappingProxyType(dict.fromkeys(OrphanKind, 0))
     languages = MappingProxyType({Language.PYTHON: "3.11.7"})

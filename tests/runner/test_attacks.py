@@ -113,6 +113,10 @@ def test_clients_that_take_all_descriptors_cost_calls_and_not_the_server(tmp_pat
         assert first.recv(100).startswith(b"HTTP/1.1 503 ")
         connections.close()
         assert appliance.call(code_id).body == b"still here"
+        [line] = [line for line in appliance.lines if line.get("logger") == "trio.serve_listeners"]
+        assert line["event"].startswith("accept returned EMFILE (Too many open files)")
+        assert "exception" not in line
+        assert not [line for line in appliance.lines if "Traceback" in str(line)]
 
 
 def test_a_launcher_without_free_descriptors_refuses_and_recovers(tmp_path: Path) -> None:

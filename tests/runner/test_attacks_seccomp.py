@@ -318,7 +318,7 @@ import sys, os
 from appliance.runner.sandbox import seccomp
 from tests.runner.test_seccomp_kernel import without
 seccomp.Filter(without(sys.argv[1])).put_on()
-os.execv(sys.executable, [sys.executable, "-P", "-m", "appliance", "serve"])
+os.execv(sys.executable, [sys.executable, "-P", "-m", "appliance", *(sys.argv[2:] or ["serve"])])
 """
 
 

@@ -36,6 +36,10 @@ def test_limits_that_systemd_takes_and_the_kernel_has_not_are_noticed_at_the_sta
         assert inside(other, "tried").startswith("memory.max is not there")
 
 
+def test_a_cgroup_is_emptied_whatever_its_processes_do(box: Box) -> None:
+    assert inside(box, "emptied").splitlines() == ["0 hidden: 0 left", "1 hidden: 0 left"]
+
+
 def test_what_systemd_refuses_is_said_in_its_words(box: Box) -> None:
     assert "org.freedesktop" in inside(box, "refused")
 

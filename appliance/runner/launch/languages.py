@@ -57,9 +57,9 @@ class Languages:
         }
 
     def lacking(self) -> dict[Language, str]:
-        """Why the others can't be run, and what to install or to set."""
+        """Why the others can't be run, and what to install or to set; first those whose program is there."""
         troubles = {language: [one.trouble for one in parkings if not one.version] for language, parkings in self._all()}
-        return self._missing | {language: reasons[0] for language, reasons in troubles.items() if reasons}
+        return {language: reasons[0] for language, reasons in troubles.items() if reasons} | self._missing
 
     def walls_lacking(self) -> tuple[str, ...]:
         """What the kernel has not, by name: alike for all."""

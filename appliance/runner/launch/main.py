@@ -71,28 +71,29 @@ def main(options: LaunchOptions) -> int:
 async def _serve(options: LaunchOptions, slots: Slots | None) -> None:
     server = trio.socket.from_stdlib_socket(socket.socket(fileno=options.fd))
     async with trio.open_nursery() as nursery:
-        scopes = await _scopes(nursery, options)
+        scopes, reasons = await _scopes(nursery, options)
         garage = Garage(nursery, slots, scopes)
         languages = Languages(garage, options.programs, options.keep, options.limits.memory_bytes, options.network)
         connection = _Connection(server, nursery, languages)
         sweep = Sweep(own_mark(), slots, scopes, connection.swept)
         await sweep.at_start()
         await languages.start()
-        await connection.send(_hello(languages, scopes, slots is not None))
+        await connection.send(_hello(languages, scopes, reasons, own_uids=slots is not None))
         nursery.start_soon(sweep.run, name="sweep")
         await connection.serve()
         nursery.cancel_scope.cancel()
 
 
-async def _scopes(nursery: trio.Nursery, options: LaunchOptions) -> Scopes | None:
+async def _scopes(nursery: trio.Nursery, options: LaunchOptions) -> tuple[Scopes | None, dict[str, str]]:
+    """And why there are none."""
     try:
-        return await open_scopes(nursery, options.limits, options.runs)
+        return await open_scopes(nursery, options.limits, options.runs), {}
     except ScopeFailed as failed:
         log.info("runs get no scopes", reason=str(failed))
-        return None
+        return None, {SCOPE: str(failed)}
 
 
-def _hello(languages: Languages, scopes: Scopes | None, own_uids: bool) -> wire.Hello:
+def _hello(languages: Languages, scopes: Scopes | None, reasons: dict[str, str], *, own_uids: bool) -> wire.Hello:
     walls_lacking = languages.walls_lacking()
     lacking = [name for name in walls_lacking if name not in _OPTIONAL]
     missing = [*_NOT_BUILT, *lacking, *([] if own_uids else ["own_uid"])]
@@ -101,9 +102,9 @@ def _hello(languages: Languages, scopes: Scopes | None, own_uids: bool) -> wire.
     elif not scopes.limits_swap:
         missing.append("swap_unlimited")
     absent = [name for name in walls_lacking if name in _OPTIONAL]
-    versions, reasons = languages.versions(), languages.lacking()
-    floor = "" if versions else next(iter(reasons.values()))
-    return wire.Hello(missing=missing, absent=absent, floor=floor, languages=versions, lacking=reasons)
+    versions, languages_lacking = languages.versions(), languages.lacking()
+    floor = "" if versions else next(iter(languages_lacking.values()))
+    return wire.Hello(missing=missing, absent=absent, floor=floor, languages=versions, lacking=languages_lacking, reasons=reasons)
 
 
 class _Connection:

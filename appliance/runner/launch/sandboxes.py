@@ -3,16 +3,14 @@
 import itertools
 import os
 import select
-import signal
 import socket
-from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
 import structlog
 import trio
 
-from appliance.runner.launch import cgroups
+from appliance.runner.launch import cgroups, killing
 from appliance.runner.launch.scopes import Scope, ScopeFailed, Scopes
 from appliance.runner.launch.slots import Slot, Slots
 from appliance.runner.launch.zygotes import Forked, ForkFailed, Zygote
@@ -57,8 +55,7 @@ class Sandbox:
         """Ends every process of it. The one place where a run is killed; harmless when it has ended."""
         if not self.ended.is_set():
             self._read_counters()
-            with suppress(ProcessLookupError):  # its zygote has ended too, so nobody keeps it as a zombie
-                signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+            killing.kill(self._pidfd)
 
     def _read_counters(self) -> None:
         """Once, while there is something to read: a scope without processes goes at once."""
@@ -102,10 +99,11 @@ class Sandbox:
         if patience.cancelled_caught:
             log.error("sandbox is not empty", sandbox=self.number, seconds=_EMPTY_SECONDS)
             await trio.lowlevel.wait_readable(self._pidfd)
+        if self.scope is not None:
+            await killing.empty(self.scope.folder)  # of what isn't in its pid namespace, and was put there
+            self.scope.forget()
         self.ended.set()
         self.reported.set()
-        if self.scope is not None:
-            self.scope.forget()
         os.close(self._pidfd)
         await self.zygote.reap(self._pid_inside)
         self.zygote.users -= 1
