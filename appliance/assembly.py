@@ -56,7 +56,7 @@ def assemble(settings: Settings, opened: Opened, jobs: Jobs, instance: str, admi
 
 def _health(settings: Settings, storage: Storage, runner: Runner) -> Health:
     return Health(
-        probes=standalone_probes(storage, runner.languages, runner.floor, runner.isolation),
+        probes=standalone_probes(storage, runner.languages, runner.lacking, runner.isolation),
         isolation=runner.isolation,
         state_dir=settings.state_dir,
         min_free_disk=settings.min_free_disk,

@@ -62,7 +62,7 @@ def run_arguments(parser: argparse.ArgumentParser) -> None:
 
 def launch(arguments: argparse.Namespace) -> int:
     from appliance import logsetup
-    from appliance.entities import Network
+    from appliance.entities import Language, Network
     from appliance.runner.launch.limits import Limits
     from appliance.runner.launch.main import LaunchOptions, main
 
@@ -74,8 +74,9 @@ def launch(arguments: argparse.Namespace) -> int:
         memory_reservation=arguments.memory_reservation,
         cpu_weight=arguments.cpu_weight,
     )
+    programs = {Language(name): path for name, _, path in (text.partition("=") for text in arguments.program)}
     network = Network(arguments.network)
-    return main(LaunchOptions(arguments.fd, arguments.keep, arguments.runs, limits, arguments.uid_base, network))
+    return main(LaunchOptions(arguments.fd, arguments.keep, arguments.runs, limits, arguments.uid_base, network, programs))
 
 
 def launch_arguments(parser: argparse.ArgumentParser) -> None:
@@ -90,6 +91,9 @@ def launch_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tasks", type=int, required=True, help="its limit of processes and threads")
     parser.add_argument("--uid-base", type=int, required=True, help="first of the sandboxes' uids")
     parser.add_argument("--network", choices=("internet", "none"), required=True, help="network of a parked sandbox")
+    parser.add_argument(
+        "--program", action="append", default=[], metavar="LANGUAGE=PATH", help="what a language needs of the host"
+    )
     parser.add_argument("--log-level", default="info")
     parser.add_argument("--log-style", default="json")
 

@@ -9,20 +9,14 @@ from msgspec import UNSET, Meta, UnsetType
 
 from appliance.entities import Code, CodeLimits, CodeType, Language, Network, new_id, now
 from appliance.errors import Conflict, Invalid
+from engines.table import spec_of
 
 MIB = 1024 * 1024
 SOURCE_LIMIT = MIB  # a source is under it
 TOO_BIG = "source code is too big"
 DEFAULT = "default"  # as a limit's value: back to the installation's
 
-_LEAST_MEMORY = {Language.PYTHON: 32 * MIB, Language.GO: 32 * MIB, Language.JAVASCRIPT: 96 * MIB}
-_LEAST_TASKS = {Language.PYTHON: 4, Language.GO: 16, Language.JAVASCRIPT: 16}
 _LEAST_CPU = 5
-WITHOUT_ENGINE = {
-    Language.PYTHON: "its engine can't be started: /health says why",
-    Language.JAVASCRIPT: "JavaScript isn't built into this version yet",
-    Language.GO: "Go isn't built into this version yet",
-}
 
 E = TypeVar("E", bound=StrEnum)
 
@@ -81,13 +75,15 @@ class Change(NewLimits, frozen=True, kw_only=True):
 
 
 class Rules(msgspec.Struct, frozen=True, kw_only=True):
-    """What this installation allows. `languages` are those that it can run, with their versions."""
+    """What this installation allows. `languages` are those that it can run, with their versions; `lacking` says why it can't run
+    the others."""
 
     blacklist: tuple[str, ...]
     max_memory_bytes: int
     max_cpu_percent: int
     max_tasks: int
     languages: Mapping[Language, str]
+    lacking: Mapping[Language, str]
 
     def created(self, new: NewCode, source: bytes) -> Code:
         """The code to store; `Invalid` or `Conflict` where the rules forbid it."""
@@ -133,7 +129,7 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True):
     def _language(self, name: str) -> Language:
         language = _member("language", Language, name)
         if language not in self.languages:
-            raise Conflict(f"language: {language} can't be run on this host: {WITHOUT_ENGINE[language]}")
+            raise Conflict(f"language: {language} can't be run on this host: {self.lacking[language]}")
         return language
 
     def _refuse_blacklisted(self, source: str) -> None:
@@ -152,10 +148,11 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True):
 
     def _check(self, limits: CodeLimits, new: NewLimits, language: Language) -> None:
         """The least follows from the language, so it is checked with a new one too; the maximum binds what is asked for now."""
+        spec = spec_of(language)
         bounds = (
-            ("memory", limits.memory_bytes, _LEAST_MEMORY[language], self.max_memory_bytes, "M", MIB),
+            ("memory", limits.memory_bytes, spec.least_memory_bytes, self.max_memory_bytes, "M", MIB),
             ("cpu", limits.cpu_percent, _LEAST_CPU, self.max_cpu_percent, "%", 1),
-            ("tasks", limits.tasks, _LEAST_TASKS[language], self.max_tasks, "", 1),
+            ("tasks", limits.tasks, spec.least_tasks, self.max_tasks, "", 1),
         )
         for field, value, least, most, unit, size in bounds:
             if value is not None and value < least:

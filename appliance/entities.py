@@ -10,11 +10,7 @@ from typing import Any
 
 import msgspec
 
-
-class Language(StrEnum):
-    PYTHON = "python"
-    JAVASCRIPT = "javascript"
-    GO = "go"
+from engines.table import Language as Language
 
 
 class CodeType(StrEnum):

@@ -16,6 +16,7 @@ from appliance.entities import Language, now
 from appliance.errors import StoreFailed
 from appliance.runner.outcome import SCOPE, Isolation
 from appliance.storage.interface import Storage
+from engines.table import spec_of
 
 # A load balancer asks every few seconds; a probe that takes longer than this has failed it.
 PROBE_TIMEOUT_S = 5.0
@@ -167,17 +168,17 @@ async def _asked(name: str, probe: Probe) -> Service:
     return Service(status=status, message=message, latency=round(time.monotonic() - began, 6), timestamp=now())
 
 
-def standalone_probes(storage: Storage, languages: Mapping[Language, str], floor: str, isolation: Isolation) -> dict[str, Probe]:
-    """The probes of an appliance with only its embedded parts. `floor`: what keeps runs from starting, empty if nothing does."""
+def standalone_probes(
+    storage: Storage, languages: Mapping[Language, str], lacking: Mapping[Language, str], isolation: Isolation
+) -> dict[str, Probe]:
+    """The probes of an appliance with only its embedded parts. `lacking`: why the languages that aren't there can't be run."""
     return {
         "database": _database(storage),
         "redis": _says("not configured: limits and locks are this process's own"),
         "rabbitmq": _says("not configured: no events are consumed"),
         "s3": _says("not configured: logs are kept in the database"),
         "systemd": _says(_systemd_message(isolation)),
-        "engine_python": _engine(languages, Language.PYTHON, floor),
-        "engine_javascript": _engine(languages, Language.JAVASCRIPT, floor),
-        "engine_go": _engine(languages, Language.GO, floor),
+        **{f"engine_{language}": _engine(language, languages, lacking) for language in Language},
     }
 
 
@@ -192,13 +193,15 @@ def _database(storage: Storage) -> Probe:
     return probe
 
 
-def _engine(languages: Mapping[Language, str], language: Language, floor: str) -> Probe:
+def _engine(language: Language, languages: Mapping[Language, str], lacking: Mapping[Language, str]) -> Probe:
+    """A language that needs a program of the host is one that an operator may do without."""
+
     async def probe() -> str:
         if version := languages.get(language):
             return version
-        if language is Language.PYTHON:
-            raise Unhealthy(f"no run can start on this host: {floor}" if floor else "no Python engine: no action can run")
-        return "not configured: this language isn't built into this version yet"
+        if spec_of(language).program is None:
+            raise Unhealthy(f"no action in it can run: {lacking[language]}")
+        return f"not configured: {lacking[language]}"
 
     return probe
 

@@ -1,12 +1,18 @@
 """Settings → the small values that each part is given: parts don't know the settings."""
 
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
 from appliance import __version__
 from appliance.api.services import ApiOptions
 from appliance.calls import CallOptions
 from appliance.codes import Rules
+from appliance.entities import Language
 from appliance.runner.execution import Bounds
 from appliance.runner.pool import PoolOptions, Runner
 from appliance.settings import Settings, default_limits
+from engines.table import spec_of
 
 
 def pool_options(settings: Settings) -> PoolOptions:
@@ -46,6 +52,7 @@ def api_options(settings: Settings, runner: Runner) -> ApiOptions:
             max_cpu_percent=settings.max_cpu,
             max_tasks=settings.max_tasks,
             languages=runner.languages,
+            lacking=runner.lacking,
         ),
         max_body_bytes=settings.max_body_bytes,
         html_sandbox=settings.html_sandbox,
@@ -55,7 +62,8 @@ def api_options(settings: Settings, runner: Runner) -> ApiOptions:
     )
 
 
-def launcher_arguments(settings: Settings, log_level: str, log_style: str) -> list[str]:
+def launcher_arguments(settings: Settings, path: str, log_level: str, log_style: str) -> list[str]:
+    """`path` is the host's PATH."""
     limits = default_limits(settings)
     weight = [] if limits.cpu_weight is None else ["--cpu-weight", str(limits.cpu_weight)]
     return [
@@ -76,11 +84,21 @@ def launcher_arguments(settings: Settings, log_level: str, log_style: str) -> li
         str(settings.sandbox_uid_base),
         "--network",
         limits.network.value,
+        *_programs(settings, path),
         "--log-level",
         log_level,
         "--log-style",
         log_style,
     ]
+
+
+def _programs(settings: Settings, path: str) -> Iterator[str]:
+    """What languages need of the host: named by the setting of that name, or on PATH."""
+    for language in Language:
+        if (name := spec_of(language).program) is not None:
+            named: Path | None = getattr(settings, name)
+            if (found := named or shutil.which(name, path=path)) is not None:
+                yield from ("--program", f"{language}={found}")
 
 
 # A parked sandbox costs some megabytes; more than this at once is a burst that waits a few milliseconds each.

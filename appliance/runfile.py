@@ -10,7 +10,7 @@ import trio
 from appliance import options, startup
 from appliance.api.incoming import canonical
 from appliance.calls import Request, job_of
-from appliance.codes import SOURCE_LIMIT, TOO_BIG, WITHOUT_ENGINE
+from appliance.codes import SOURCE_LIMIT, TOO_BIG
 from appliance.entities import Code, CodeType, Language, new_id, now
 from appliance.errors import CannotStart
 from appliance.receipts import WITHOUT_BODY, status_of
@@ -18,8 +18,9 @@ from appliance.runner.launcher import Launcher, LauncherGone, connect
 from appliance.runner.outcome import LogEntry, Outcome
 from appliance.runner.pool import Runner
 from appliance.settings import Loaded
+from engines.table import spec_of
 
-_LANGUAGES = {".py": Language.PYTHON, ".js": Language.JAVASCRIPT, ".mjs": Language.JAVASCRIPT, ".go": Language.GO}
+_LANGUAGES = {suffix: language for language in Language for suffix in spec_of(language).suffixes}
 _PATH = "/action/endpoint/local"
 
 
@@ -56,7 +57,7 @@ async def _run(loaded: Loaded, begun: startup.Begun, code: Code, request: Reques
         if launcher.floor:
             raise CannotStart(f"no run can start on this host: {launcher.floor}")
         if code.language not in launcher.languages:
-            raise CannotStart(f"can't run {code.name}: {WITHOUT_ENGINE[code.language]}")
+            raise CannotStart(f"can't run {code.name}: {launcher.lacking[code.language]}")
         nursery.start_soon(_listen, launcher, name="launcher")
         runner = Runner(launcher, options.pool_options(settings), options.bounds(settings))
         limits = options.call_options(settings, instance="").limits_of(code)

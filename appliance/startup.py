@@ -58,7 +58,14 @@ def begin(loaded: Loaded, log_level: str, *, listen: bool) -> Begun:
     _raise_descriptor_limit()
     listener = _listen(settings.host, settings.port) if listen else None
     # -P: a folder `appliance` in the working directory must not be what runs as root.
-    command = [sys.executable, "-P", "-m", "appliance", "launch", *launcher_arguments(settings, log_level, style.value)]
+    command = [
+        sys.executable,
+        "-P",
+        "-m",
+        "appliance",
+        "launch",
+        *launcher_arguments(settings, loaded.host.path, log_level, style.value),
+    ]
     launcher = start_launcher(command)
     if listen:
         privileges.make_state_dir(settings.state_dir)

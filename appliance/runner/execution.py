@@ -12,6 +12,7 @@ and has the sandbox killed.
 
 import os
 import signal
+import socket
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from enum import Enum
@@ -102,10 +103,12 @@ class Execution:
         limits = self._job.limits
         backstop_ms = (limits.timeout_s + _BACKSTOP_SECONDS) * 1000
         with trio.move_on_after(_CLAIM_SECONDS):
-            return await self._launcher.claim(self._job.run_id, self._job.language, limits, backstop_ms)
+            return await self._launcher.claim(self._job.run_id, self._job.language, self._job.purpose, limits, backstop_ms)
         raise ClaimRefused(f"no sandbox was ready within {_CLAIM_SECONDS} s")
 
     async def _conduct(self, sandbox: ClaimedSandbox, deadline: float) -> wire.Ended | None:
+        if sandbox.program is not None:
+            self._send_program(sandbox.program)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._write_job, sandbox.job, name="job")
             nursery.start_soon(self._read_frames, sandbox.answers, name="answers")
@@ -135,6 +138,13 @@ class Execution:
     async def _keep_deadline(self, deadline: float) -> None:
         await trio.sleep_until(deadline)
         self.end(Cause.TIMEOUT)
+
+    def _send_program(self, fd: int) -> None:
+        """Closed at once: nobody is to listen when the tenant's code begins."""
+        with socket.socket(fileno=fd) as channel:
+            if self._job.program is not None and self._cause is None:
+                with suppress(OSError):  # it has ended already: the launcher says how
+                    socket.send_fds(channel, [b"\0"], [self._job.program])
 
     async def _write_job(self, fd: int) -> None:
         frame = wire.job_frame(self._job, self._bounds.max_log_bytes, self._bounds.max_result_bytes)

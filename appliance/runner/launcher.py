@@ -12,7 +12,7 @@ import trio
 from appliance.entities import Language
 from appliance.errors import CannotStart
 from appliance.runner import packets, wire
-from appliance.runner.outcome import Isolation, Limits
+from appliance.runner.outcome import Isolation, Limits, Purpose
 
 
 class LauncherGone(Exception):
@@ -24,14 +24,22 @@ class ClaimRefused(Exception):
 
 
 class ClaimedSandbox(NamedTuple):
-    """Our ends of its pipes, and the event of its end; `end` is None when the launcher went away with it."""
+    """Our ends of its pipes and, where the language is compiled, of the socket for its program; the event of its end.
+
+    `end` is None when the launcher went away with it.
+    """
 
     number: int
     job: int
     answers: int
     stdout: int
     stderr: int
+    program: int | None
     ending: "Ending"
+
+    def close(self) -> None:
+        """Before a job was sent this ends it."""
+        packets.close_all([fd for fd in (self.job, self.answers, self.stdout, self.stderr, self.program) if fd is not None])
 
 
 class Ending:
@@ -67,6 +75,8 @@ class Launcher:
         self.isolation = Isolation(level=level, missing=tuple(hello.missing), absent=tuple(hello.absent))
         self.floor = hello.floor
         self.languages: Mapping[Language, str] = hello.languages
+        self.lacking: Mapping[Language, str] = hello.lacking
+        self.orphans_swept = dict.fromkeys(wire.OrphanKind, 0)
         self._sock = sock
         self._tickets = itertools.count(1)
         self._answers: dict[int, _Answer] = {}
@@ -74,7 +84,7 @@ class Launcher:
         self._sending = trio.Lock()
         self._gone = False
 
-    async def claim(self, run_id: str, language: Language, limits: Limits, deadline_ms: int) -> ClaimedSandbox:
+    async def claim(self, run_id: str, language: Language, purpose: Purpose, limits: Limits, deadline_ms: int) -> ClaimedSandbox:
         """Raises `ClaimRefused`, or `LauncherGone`. When cancelled, a sandbox that comes too late is killed."""
         if self._gone:
             raise LauncherGone
@@ -83,6 +93,7 @@ class Launcher:
         claim = wire.Claim(
             ticket=ticket,
             language=language,
+            purpose=purpose,
             run_id=run_id,
             network=limits.network,
             memory_bytes=limits.memory_bytes,
@@ -96,7 +107,7 @@ class Launcher:
         except BaseException:
             self._answers.pop(ticket, None)
             if answer.sandbox is not None:
-                self._discard(answer.sandbox)
+                answer.sandbox.close()
             raise
         if answer.sandbox is not None:
             return answer.sandbox
@@ -143,17 +154,19 @@ class Launcher:
             self._refuse(message.ticket, "the server has too many open files")
         elif isinstance(message, wire.Claimed) and fds is not None:
             ending = self._endings[message.sandbox] = Ending()
-            job, answers, stdout, stderr = fds
-            sandbox = ClaimedSandbox(message.sandbox, job, answers, stdout, stderr, ending)
+            job, answers, stdout, stderr, *program = fds
+            sandbox = ClaimedSandbox(message.sandbox, job, answers, stdout, stderr, program[0] if program else None, ending)
             answer = self._answers.pop(message.ticket, None)
             if answer is None:
-                self._discard(sandbox)
+                sandbox.close()
                 await self.kill(sandbox)
             else:
                 answer.sandbox = sandbox
                 answer.event.set()
         elif isinstance(message, wire.Refused):
             self._refuse(message.ticket, message.reason)
+        elif isinstance(message, wire.Swept):
+            self.orphans_swept[message.kind] += 1
         elif isinstance(message, wire.Ended):
             self._endings.pop(message.sandbox).set(message)
 
@@ -161,10 +174,6 @@ class Launcher:
         if (answer := self._answers.pop(ticket, None)) is not None:
             answer.refusal = reason
             answer.event.set()
-
-    def _discard(self, sandbox: ClaimedSandbox) -> None:
-        """Closing its job channel before a job was sent ends it."""
-        packets.close_all((sandbox.job, sandbox.answers, sandbox.stdout, sandbox.stderr))
 
 
 def start_launcher(command: Sequence[str]) -> socket.socket:

@@ -31,13 +31,26 @@ class Isolation(msgspec.Struct, frozen=True, kw_only=True):
     absent: tuple[str, ...] = ()
 
 
+class Purpose(StrEnum):
+    """What a sandbox is for."""
+
+    RUN = "run"
+    BUILD = "build"
+
+
 class Job(msgspec.Struct, frozen=True, kw_only=True):
-    """What a run executes: the source and the request that it sees. Header names in canonical form, in order, repeated."""
+    """What a run executes: the source and the request that it sees. Header names in canonical form, in order, repeated.
+
+    `program` is, for a compiled language, the descriptor of what its source was compiled to, or of the empty file that a build is
+    to fill. It stays the maker's to close, when the run has ended.
+    """
 
     run_id: str
     language: Language
     source: str
     limits: Limits
+    purpose: Purpose = Purpose.RUN
+    program: int | None = None
     method: str = ""
     path: str = ""
     params: tuple[tuple[str, str], ...] = ()

@@ -7,12 +7,13 @@ it is kept.
 """
 
 import struct
+from enum import StrEnum
 from typing import Annotated, Any
 
 import msgspec
 
 from appliance.entities import Language, LogType, Network
-from appliance.runner.outcome import Job, OutcomeKind
+from appliance.runner.outcome import Job, OutcomeKind, Purpose
 
 PACKET_BYTES = 4096
 _LENGTHS = struct.Struct("!II")
@@ -27,6 +28,7 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True, tag="claim", tag_field="o
 
     ticket: int
     language: Language
+    purpose: Purpose
     run_id: RunId
     network: Network
     memory_bytes: Positive
@@ -41,16 +43,19 @@ class Kill(msgspec.Struct, frozen=True, kw_only=True, tag="kill", tag_field="op"
 
 class Hello(msgspec.Struct, frozen=True, kw_only=True, tag="hello", tag_field="op"):
     """Launcher → server, once, when runs can be started; `floor` names what is below the least that a run needs,
-    `absent` what the host lacks without being weaker for it."""
+    `absent` what the host lacks without being weaker for it. `languages` are those that can be run, with their versions,
+    `lacking` the others, with the reason."""
 
     missing: list[str]
     absent: list[str]
     floor: str
     languages: dict[Language, str]
+    lacking: dict[Language, str]
 
 
 class Claimed(msgspec.Struct, frozen=True, kw_only=True, tag="claimed", tag_field="op"):
-    """With four descriptors: job (write), answers, standard output, standard error (read)."""
+    """With four descriptors: job (write), answers, standard output, standard error (read). For a compiled language with a
+    fifth: the socket to send the program through."""
 
     ticket: int
     sandbox: int
@@ -73,8 +78,22 @@ class Ended(msgspec.Struct, frozen=True, kw_only=True, tag="ended", tag_field="o
     oom_kills: int | None
 
 
+class OrphanKind(StrEnum):
+    """What was found that belongs to no sandbox: a zygote without its launcher, a process with a sandbox's uid, a scope."""
+
+    ZYGOTE = "zygote"
+    PROCESS = "process"
+    SCOPE = "scope"
+
+
+class Swept(msgspec.Struct, frozen=True, kw_only=True, tag="swept", tag_field="op"):
+    """One orphan was ended."""
+
+    kind: OrphanKind
+
+
 ToLauncher = Claim | Kill
-FromLauncher = Hello | Claimed | Refused | Ended
+FromLauncher = Hello | Claimed | Refused | Ended | Swept
 
 _encoder = msgspec.json.Encoder()
 _to_launcher: msgspec.json.Decoder[ToLauncher] = msgspec.json.Decoder(ToLauncher)

@@ -73,6 +73,7 @@ import statistics
 import string
 import struct
 import subprocess
+import sys
 import tempfile
 import textwrap
 import threading
@@ -93,8 +94,15 @@ import zlib
 import zoneinfo
 
 from engines.python.worker import run_job
+from engines.spec import Place
 
 # The zygote starts without `site` (-S): no folder decides what is imported. But authors write exit().
 site.setquit()
 
-__all__ = ["run_job"]
+
+def prepare(program: str) -> str:
+    return sys.version.split()[0]
+
+
+def work(place: Place) -> int:
+    return run_job(place.job, place.answers, place.confine)

@@ -31,6 +31,7 @@ from appliance.metrics import Metrics
 from appliance.runner.execution import Bounds, Cause, OnLog
 from appliance.runner.outcome import Isolation, Job, LogEntry, Outcome, OutcomeKind, Result, Usage
 from appliance.runner.pool import PoolOptions, Runner, Ticket
+from appliance.runner.wire import OrphanKind
 from appliance.storage import open_storage
 from appliance.storage.interface import Storage
 from appliance.supervisor import Fate, Jobs
@@ -110,7 +111,9 @@ class ScriptedRunner(Runner):
 
     isolation = Isolation(level="reduced", missing=("scope",), absent=("landlock",))
     floor = ""
+    orphans_swept = MappingProxyType(dict.fromkeys(OrphanKind, 0))
     languages = MappingProxyType({Language.PYTHON: "3.11.7"})
+    lacking = MappingProxyType(dict.fromkeys((Language.JAVASCRIPT, Language.GO), "it isn't on PATH: install it"))
 
     def admit(self, project_uuid: str) -> ScriptedTicket:
         ticket = super().admit(project_uuid)
@@ -205,6 +208,7 @@ def _options(setup: Setup) -> ApiOptions:
             max_cpu_percent=200,
             max_tasks=512,
             languages=ScriptedRunner.languages,
+            lacking=ScriptedRunner.lacking,
         ),
         max_body_bytes=setup.max_body_bytes,
         html_sandbox=setup.html_sandbox,
@@ -216,7 +220,7 @@ def _options(setup: Setup) -> ApiOptions:
 
 def _health(folder: Path, setup: Setup, storage: Storage, runner: ScriptedRunner) -> Health:
     return Health(
-        probes=standalone_probes(storage, runner.languages, runner.floor, runner.isolation),
+        probes=standalone_probes(storage, runner.languages, runner.lacking, runner.isolation),
         isolation=runner.isolation,
         state_dir=folder,
         min_free_disk=setup.min_free_disk,

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from appliance.entities import now
+from appliance.entities import Language, now
 from appliance.errors import StoreFailed
 from appliance.health import Health, standalone_probes
 from appliance.runner.outcome import Isolation
@@ -63,10 +63,10 @@ class BrokenStorage(MemoryStorage):
         raise StoreFailed("the disk is full")
 
 
-def health_of(folder: Path, storage: MemoryStorage, floor: str = "") -> Health:
+def health_of(folder: Path, storage: MemoryStorage) -> Health:
     isolation = Isolation(level="full", missing=())
     return Health(
-        probes=standalone_probes(storage, {}, floor, isolation),
+        probes=standalone_probes(storage, {}, dict.fromkeys(Language, "it can't be found"), isolation),
         isolation=isolation,
         state_dir=folder,
         min_free_disk=0,
@@ -83,5 +83,6 @@ async def test_a_store_that_fails_is_unhealthy_with_its_reason(tmp_path: Path) -
 
 async def test_without_a_python_engine_nothing_works(tmp_path: Path) -> None:
     report = await health_of(tmp_path, MemoryStorage()).report()
-    assert report.services["engine_python"].status == "unhealthy"
-    assert report.services["engine_go"].status == "healthy"
+    python, go = report.services["engine_python"], report.services["engine_go"]
+    assert (python.status, python.message) == ("unhealthy", "no action in it can run: it can't be found")
+    assert (go.status, go.message) == ("healthy", "not configured: it can't be found")

@@ -8,7 +8,7 @@ from tests.engines.conftest import Worker
 
 @pytest.mark.parametrize("case", load_cases("python"), ids=lambda case: case.name)
 def test_it_behaves_as_the_case_says(case: Case, worker: Worker) -> None:
-    ran = worker.run(case.source_in("python"), case.request, case.limits)
+    ran = worker.run(case.source, case.request, case.limits)
     assert ran.outcome == case.expect.outcome, ran
     check_logs(case.expect, ran.logs)
     if case.expect.message is not None:

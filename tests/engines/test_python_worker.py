@@ -140,4 +140,6 @@ def test_the_engine_imports_only_itself_and_the_standard_library() -> None:
             modules = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             modules += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             for module in modules:
-                assert module.startswith("engines.python") or module.partition(".")[0] in sys.stdlib_module_names, path
+                assert (
+                    module.startswith(("engines.python", "engines.spec")) or module.partition(".")[0] in sys.stdlib_module_names
+                ), path

@@ -13,6 +13,7 @@ us with it.
 
 import os
 import socket
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -23,13 +24,17 @@ import trio
 from appliance.entities import Language, Network
 from appliance.runner import packets, wire
 from appliance.runner.launch import cgroups
+from appliance.runner.launch.languages import Languages
 from appliance.runner.launch.limits import Limits
-from appliance.runner.launch.parking import Kind, Parking, Unavailable
+from appliance.runner.launch.owners import own_mark
+from appliance.runner.launch.parking import Garage, Kind, Parking, Unavailable
 from appliance.runner.launch.sandboxes import Sandbox
 from appliance.runner.launch.scopes import ScopeFailed, Scopes, open_scopes
 from appliance.runner.launch.slots import Slots, free_range
+from appliance.runner.launch.sweep import Sweep
 from appliance.runner.outcome import NETWORK_FILTER, SCOPE
 from appliance.runner.sandbox import syscalls, walls
+from engines.table import spec_of
 
 log = structlog.get_logger()
 
@@ -43,7 +48,7 @@ _MOST_TAKEN = 10  # sandboxes a claim, those among them that die while they are 
 
 class LaunchOptions(NamedTuple):
     """`keep`: parked sandboxes a language; `runs`: how many there may be at once; `limits`: those of a parked sandbox;
-    `uid_base`: the first of the sandboxes' uids, used by root only."""
+    `uid_base`: the first of the sandboxes' uids, used by root only; `programs`: what languages need of the host, by language."""
 
     fd: int
     keep: int
@@ -51,6 +56,7 @@ class LaunchOptions(NamedTuple):
     limits: Limits
     uid_base: int
     network: Network
+    programs: Mapping[Language, str]
 
 
 def main(options: LaunchOptions) -> int:
@@ -66,11 +72,14 @@ async def _serve(options: LaunchOptions, slots: Slots | None) -> None:
     server = trio.socket.from_stdlib_socket(socket.socket(fileno=options.fd))
     async with trio.open_nursery() as nursery:
         scopes = await _scopes(nursery, options)
-        default = Kind(Language.PYTHON, options.network)
-        parking = Parking(nursery, slots, scopes, keep=options.keep, default=default)
-        await nursery.start(parking.run)
-        connection = _Connection(server, nursery, {Language.PYTHON: parking})
-        await connection.send(_hello(parking, scopes, slots is not None))
+        garage = Garage(nursery, slots, scopes)
+        languages = Languages(garage, options.programs, options.keep, options.limits.memory_bytes, options.network)
+        connection = _Connection(server, nursery, languages)
+        sweep = Sweep(own_mark(), slots, scopes, connection.swept)
+        await sweep.at_start()
+        await languages.start()
+        await connection.send(_hello(languages, scopes, slots is not None))
+        nursery.start_soon(sweep.run, name="sweep")
         await connection.serve()
         nursery.cancel_scope.cancel()
 
@@ -83,25 +92,27 @@ async def _scopes(nursery: trio.Nursery, options: LaunchOptions) -> Scopes | Non
         return None
 
 
-def _hello(parking: Parking, scopes: Scopes | None, own_uids: bool) -> wire.Hello:
-    lacking = [name for name in parking.lacking if name not in _OPTIONAL]
+def _hello(languages: Languages, scopes: Scopes | None, own_uids: bool) -> wire.Hello:
+    walls_lacking = languages.walls_lacking()
+    lacking = [name for name in walls_lacking if name not in _OPTIONAL]
     missing = [*_NOT_BUILT, *lacking, *([] if own_uids else ["own_uid"])]
     if scopes is None:
         missing.insert(0, SCOPE)
     elif not scopes.limits_swap:
         missing.append("swap_unlimited")
-    absent = [name for name in parking.lacking if name in _OPTIONAL]
-    languages = {Language.PYTHON: parking.version} if parking.version else {}
-    return wire.Hello(missing=missing, absent=absent, floor="" if languages else parking.trouble, languages=languages)
+    absent = [name for name in walls_lacking if name in _OPTIONAL]
+    versions, reasons = languages.versions(), languages.lacking()
+    floor = "" if versions else next(iter(reasons.values()))
+    return wire.Hello(missing=missing, absent=absent, floor=floor, languages=versions, lacking=reasons)
 
 
 class _Connection:
     """The one server's connection, and its sandboxes."""
 
-    def __init__(self, server: trio.socket.SocketType, nursery: trio.Nursery, parkings: dict[Language, Parking]) -> None:
+    def __init__(self, server: trio.socket.SocketType, nursery: trio.Nursery, languages: Languages) -> None:
         self._server = server
         self._nursery = nursery
-        self._parkings = parkings
+        self._languages = languages
         self._claimed: dict[int, Sandbox] = {}
         self._sending = trio.Lock()
 
@@ -127,7 +138,7 @@ class _Connection:
             sandbox.kill()
 
     async def _claim(self, claim: wire.Claim) -> None:
-        parking = self._parkings.get(claim.language)
+        parking = self._languages.parking(claim.language, claim.purpose)
         if parking is None:
             await self.send(wire.Refused(ticket=claim.ticket, reason=f"this host can't run {claim.language}"))
             return
@@ -150,8 +161,9 @@ class _Connection:
     async def _take(self, parking: Parking, claim: wire.Claim) -> Sandbox:
         """A sandbox whose limits are this run's, by the kernel's word. Raises `Unavailable`."""
         refusals: list[str] = []
+        room = spec_of(claim.language).room(claim.memory_bytes)
         for _ in range(_MOST_TAKEN):
-            sandbox = await parking.take(Kind(claim.language, claim.network))
+            sandbox = await parking.take(Kind(claim.network, room))
             try:
                 if sandbox.scope is not None:
                     await sandbox.scope.claim(claim.memory_bytes, claim.cpu_percent, claim.tasks, claim.run_id)
@@ -165,6 +177,9 @@ class _Connection:
             if sandbox.is_alive():
                 return sandbox
         raise Unavailable("sandboxes end as soon as they are made")
+
+    async def swept(self, kind: wire.OrphanKind) -> None:
+        await self.send(wire.Swept(kind=kind))
 
     async def send(self, message: wire.FromLauncher, fds: tuple[int, ...] = ()) -> None:
         async with self._sending:

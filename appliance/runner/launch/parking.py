@@ -6,11 +6,13 @@ from typing import NamedTuple
 import structlog
 import trio
 
-from appliance.entities import Language, Network
+from appliance.entities import Network
 from appliance.runner.launch import sandboxes, zygotes
 from appliance.runner.launch.sandboxes import Sandbox
 from appliance.runner.launch.scopes import Scopes
 from appliance.runner.launch.slots import Slots
+from appliance.runner.launch.zygotes import LanguageLacking
+from engines.spec import Found, Stage
 
 log = structlog.get_logger()
 
@@ -21,27 +23,39 @@ _TRIES = 3  # zygotes that a claim waits for: one that has just ended is replace
 
 
 class Kind(NamedTuple):
-    language: Language
+    """Sandboxes of one kind can stand in for each other. `room` is the language's size class."""
+
     network: Network
+    room: int
 
 
 class Unavailable(Exception):
     """No sandbox of this kind can be made now; the message says why."""
 
 
-class Parking:
-    """Keeps `keep` sandboxes of the default kind parked; makes others when they are asked for."""
+class Garage(NamedTuple):
+    """What all parkings of a launcher share: who tends their sandboxes, and where uids and scopes come from."""
 
-    def __init__(self, nursery: trio.Nursery, slots: Slots | None, scopes: Scopes | None, *, keep: int, default: Kind) -> None:
-        self._nursery = nursery
-        self._slots = slots
-        self._scopes = scopes
+    nursery: trio.Nursery
+    slots: Slots | None
+    scopes: Scopes | None
+
+
+class Parking:
+    """Keeps `keep` sandboxes of one stage of a language parked, of the default kind; makes others when they are asked for."""
+
+    def __init__(self, garage: Garage, stage: Stage, found: Found, *, keep: int, default: Kind, for_program: bool) -> None:
+        self._nursery, self._slots, self._scopes = garage
+        self._stage = stage
+        self._found = found
         self._keep = keep
         self._default = default
+        self._for_program = for_program
         self._parked: deque[Sandbox] = deque()
         self._zygote: zygotes.Zygote | None = None
         self._taken = trio.Event()
         self._changed = trio.Event()  # of zygotes, or of what keeps us from having one
+        self._is_hopeless = False
         self.trouble = "it has not started yet"
         self.lacking: tuple[str, ...] = ()  # what this host has not, by name
 
@@ -61,6 +75,8 @@ class Parking:
             try:
                 return await self._make(kind)
             except zygotes.ZygoteFailed:
+                if self._is_hopeless:
+                    raise Unavailable(self.trouble) from None
                 if self._zygote is zygote:
                     await changed.wait()
             except sandboxes.SetupFailed as error:
@@ -71,15 +87,27 @@ class Parking:
             raise Unavailable(str(error)) from error
 
     async def _make(self, kind: Kind) -> Sandbox:
-        with_network = kind.network is Network.INTERNET
-        sandbox = await sandboxes.make(self._current(), self._slots, self._scopes, with_network=with_network)
+        shape = sandboxes.Shape(kind.room, kind.network is Network.INTERNET, self._for_program)
+        sandbox = await sandboxes.make(self._current(), self._slots, self._scopes, shape)
         self._nursery.start_soon(sandbox.tend, self._slots or Slots(0), name=f"sandbox {sandbox.number}")
         return sandbox
 
     async def run(self, task_status: trio.TaskStatus[None]) -> None:
-        """Keeps a zygote alive and the park full; started when the first sandbox could be made, or could not."""
+        """Keeps a zygote alive and the park full; started when the first sandbox could be made, or could not.
+
+        Returns when it never will be, because the language's program is of no use.
+        """
         ready = trio.Event()
         self._nursery.start_soon(self._report_ready, ready, task_status)
+        try:
+            await self._keep_parked(ready)
+        except* LanguageLacking as group:
+            self._is_hopeless = True
+            self._note_trouble(group.exceptions[0])
+            log.warning("language can't be run", engine=self._stage.preload, reason=self.trouble)
+            ready.set()
+
+    async def _keep_parked(self, ready: trio.Event) -> None:
         while True:
             begun = trio.current_time()
             try:
@@ -90,15 +118,12 @@ class Parking:
                     nursery.start_soon(self._refill)
                     with trio.move_on_after(RENEW_SECONDS):
                         await self._current().gone.wait()
-                        log.error("a zygote ended", language=self._default.language)
+                        log.error("a zygote ended", engine=self._stage.preload)
                     nursery.cancel_scope.cancel()
             except* (zygotes.ZygoteFailed, sandboxes.SetupFailed) as group:
                 await trio.lowlevel.checkpoint_if_cancelled()  # then we have ended it ourselves, which is no trouble
-                self.trouble = str(group.exceptions[0])
-                self.lacking = getattr(group.exceptions[0], "lacking", ())
-                self._drop_zygote()
-                self._tell_of_change()
-                log.error("sandboxes can't be made", language=self._default.language, reason=self.trouble)
+                self._note_trouble(group.exceptions[0])
+                log.error("sandboxes can't be made", engine=self._stage.preload, reason=self.trouble)
                 ready.set()
                 await trio.sleep_until(begun + _RETRY_SECONDS)  # at once, after one that has worked for a while
 
@@ -113,12 +138,18 @@ class Parking:
 
     async def _renew(self) -> None:
         """The new one is there before the old one retires, so that no claim finds none."""
-        zygote = await zygotes.start()
+        zygote = await zygotes.start(self._stage.preload, self._found)
         self._drop_zygote()
         self._zygote = zygote
         self.lacking = zygote.lacking
         self._tell_of_change()
-        self._nursery.start_soon(self._bury, zygote, name=f"zygote {self._default.language}")
+        self._nursery.start_soon(self._bury, zygote, name=f"zygote {self._stage.preload}")
+
+    def _note_trouble(self, error: Exception) -> None:
+        self.trouble = str(error)
+        self.lacking = getattr(error, "lacking", ())
+        self._drop_zygote()
+        self._tell_of_change()
 
     def _tell_of_change(self) -> None:
         self._changed.set()

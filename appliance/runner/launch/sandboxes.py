@@ -30,7 +30,8 @@ class SetupFailed(Exception):
 
 
 class Sandbox:
-    """`near` are our ends of job, answers, standard output and standard error, until they are handed on or closed."""
+    """`near` are our ends of job, answers, standard output and standard error, and for a compiled language of the socket for its
+    program, until they are handed on or closed."""
 
     def __init__(
         self, zygote: Zygote, forked: Forked, slot: Slot | None, near: list[int], status: trio.socket.SocketType
@@ -103,6 +104,8 @@ class Sandbox:
             await trio.lowlevel.wait_readable(self._pidfd)
         self.ended.set()
         self.reported.set()
+        if self.scope is not None:
+            self.scope.forget()
         os.close(self._pidfd)
         await self.zygote.reap(self._pid_inside)
         self.zygote.users -= 1
@@ -135,20 +138,24 @@ class _Channels(NamedTuple):
     far: list[int]
 
 
-def _open_channels() -> _Channels:
+def _open_channels(*, for_program: bool) -> _Channels:
     """Two pipes for the job channel, two for the output: through a unix socket a tenant could send descriptors.
 
-    Raises `SetupFailed` when there are too many open files.
+    The one for a program is closed by the worker before anything of the tenant's is executed. Raises `SetupFailed` when there
+    are too many open files.
     """
     ends: list[int] = []
+    programs: list[int] = []
     try:
         for _ in range(4):
             ends.extend(os.pipe2(os.O_CLOEXEC))
+        if for_program:
+            programs = [end.detach() for end in socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)]
     except OSError as error:
         close_all(ends)
         raise SetupFailed(f"pipes: {error.strerror}") from error
     (job_read, job_write), outputs = ends[:2], ends[2:]
-    return _Channels([job_write, *outputs[::2]], [job_read, *outputs[1::2]])
+    return _Channels([job_write, *outputs[::2], *programs[:1]], [job_read, *outputs[1::2], *programs[1:]])
 
 
 def _open_status() -> tuple[socket.socket, socket.socket]:
@@ -158,11 +165,19 @@ def _open_status() -> tuple[socket.socket, socket.socket]:
         raise SetupFailed(f"status channel: {error.strerror}") from error
 
 
-async def make(zygote: Zygote, slots: Slots | None, scopes: Scopes | None, *, with_network: bool) -> Sandbox:
+class Shape(NamedTuple):
+    """How a sandbox is to be: of which size class, with which network, and whether a program comes with its job."""
+
+    room: int
+    with_network: bool
+    for_program: bool
+
+
+async def make(zygote: Zygote, slots: Slots | None, scopes: Scopes | None, shape: Shape) -> Sandbox:
     """A parked sandbox. Raises `SetupFailed` or `ZygoteFailed`; nothing is left of it then."""
     if slots is not None and slots.are_taken:
         raise SetupFailed("as many sandboxes live as there are uids for")
-    channels = _open_channels()
+    channels = _open_channels(for_program=shape.for_program)
     try:
         ours, theirs = _open_status()
     except SetupFailed:
@@ -173,7 +188,7 @@ async def make(zygote: Zygote, slots: Slots | None, scopes: Scopes | None, *, wi
     zygote.users += 1
     try:
         fds = [theirs.fileno(), *channels.far]
-        forked = await zygote.fork(fds, slot, with_network=with_network, in_scope=scopes is not None)
+        forked = await zygote.fork(fds, slot, shape.room, with_network=shape.with_network, in_scope=scopes is not None)
     except BaseException as error:
         zygote.users -= 1
         status.close()

@@ -14,8 +14,10 @@ import trio
 
 import engines
 from appliance.runner import packets
+from appliance.runner.launch import owners
 from appliance.runner.launch.slots import Slot
 from appliance.runner.sandbox import root, walls, zygote
+from engines.spec import Found
 
 _ANSWER_BYTES = 1024
 _STUCK_SECONDS = 10  # a fork takes about a millisecond
@@ -28,6 +30,10 @@ class ZygoteFailed(Exception):
     def __init__(self, message: str, lacking: tuple[str, ...] = ()) -> None:
         super().__init__(message)
         self.lacking = lacking
+
+
+class LanguageLacking(Exception):
+    """The language's program is there, and of no use: trying again is in vain. The message says why."""
 
 
 class ForkFailed(Exception):
@@ -56,13 +62,13 @@ class Zygote:
         self._control = control
         self._turn = trio.Lock()
 
-    async def fork(self, fds: Sequence[int], slot: Slot | None, *, with_network: bool, in_scope: bool) -> Forked:
-        """Makes a sandbox that holds `fds`. Raises `ForkFailed` or `ZygoteFailed`."""
+    async def fork(self, fds: Sequence[int], slot: Slot | None, room: int, *, with_network: bool, in_scope: bool) -> Forked:
+        """Makes a sandbox of this size class that holds `fds`. Raises `ForkFailed` or `ZygoteFailed`."""
         flags = (
             (zygote.OWN_UIDS if slot else 0) | (zygote.WITH_NETWORK if with_network else 0) | (zygote.IN_SCOPE if in_scope else 0)
         )
         uids = slot or Slot(0, 0)
-        request = zygote.REQUEST.pack(zygote.FORK, flags, uids.worker, uids.guard)
+        request = zygote.REQUEST.pack(zygote.FORK, flags, uids.worker, uids.guard, room)
         async with self._turn:
             # Whole, even when cancelled: an answer that nobody takes would be the next request's, and name a wrong process.
             with trio.CancelScope(shield=True, deadline=trio.current_time() + _STUCK_SECONDS):
@@ -85,7 +91,7 @@ class Zygote:
     async def reap(self, pid_inside: int) -> None:
         try:
             async with self._turn:
-                await packets.send(self._control, zygote.REQUEST.pack(zygote.REAP, 0, pid_inside, 0))
+                await packets.send(self._control, zygote.REQUEST.pack(zygote.REAP, 0, pid_inside, 0, 0))
         except OSError:
             pass  # it has ended, and the kernel has reaped for it
 
@@ -105,17 +111,17 @@ class Zygote:
                 os.waitpid(self._pid, os.WNOHANG)  # noqa: ASYNC222 - it doesn't wait
 
 
-async def start() -> Zygote:
-    """A zygote that has preloaded its engine; raises `ZygoteFailed`."""
+async def start(preload: str, found: Found) -> Zygote:
+    """A zygote that has preloaded its engine; raises `ZygoteFailed` or `LanguageLacking`."""
     _reap_failed()
     try:
-        return await _start()
+        return await _start(preload, found)
     except OSError as error:
         raise ZygoteFailed(f"it can't be made: {error}") from error
 
 
-async def _start() -> Zygote:
-    maker, ours = zygote.start_zygote(_root_spec(), _time_zone())
+async def _start(preload: str, found: Found) -> Zygote:
+    maker, ours = zygote.start_zygote(_root_spec(found.mounts), _time_zone(), preload, found.program, owners.own_mark())
     os.waitpid(maker, 0)  # noqa: ASYNC222 - it ends as soon as it has forked
     ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
     control = trio.socket.from_stdlib_socket(ours)
@@ -125,6 +131,8 @@ async def _start() -> Zygote:
             version, *lacking = hello.data[1:].decode().split()
             return await _if_allowed(Zygote(hello.pid, control, version, tuple(lacking)))
         control.close()
+        if hello.data.startswith(zygote.LACKING):
+            raise LanguageLacking(hello.data[1:].decode(errors="replace"))
         why = hello.data[1:].decode(errors="replace") if hello.data.startswith(zygote.BROKEN) else "its interpreter ended at once"
         raise ZygoteFailed(why)
     control.close()
@@ -147,7 +155,7 @@ async def _if_allowed(zygote: Zygote) -> Zygote:
     return zygote
 
 
-def _root_spec() -> root.RootSpec:
+def _root_spec(mounts: tuple[tuple[str, str], ...]) -> root.RootSpec:
     shared = bool(sysconfig.get_config_var("Py_ENABLE_SHARED"))
     return root.RootSpec(
         engine=str(Path(engines.__file__ or "").parent),
@@ -155,6 +163,7 @@ def _root_spec() -> root.RootSpec:
         interpreter=os.path.realpath(getattr(sys, "_base_executable", sys.executable)),
         prefix=os.path.realpath(sys.base_prefix),
         library=sysconfig.get_config_var("LIBDIR") if shared else None,
+        mounts=mounts,
     )
 
 

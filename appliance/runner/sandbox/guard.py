@@ -31,12 +31,12 @@ from typing import NamedTuple, NoReturn
 
 from appliance.runner.sandbox import records, syscalls
 from appliance.runner.sandbox.walls import Walls
+from engines.spec import Confine, Place
 
-Work = Callable[[int, int], int]
-"""Reads one job from the first descriptor, executes it, answers on the second; returns the worker's exit status."""
+Work = Callable[[Place], int]
+"""Executes one job; returns the worker's exit status."""
 
-_STATUS, _JOB, _ANSWERS, _STDOUT, _STDERR = range(3, 8)
-_FIRST_FREE = 8
+_STATUS, _JOB, _ANSWERS, _STDOUT, _STDERR, _PROGRAM = range(3, 9)
 _ASIDE = 100  # above all that a zygote ever has open
 _TMP = "mode=1777,size=64m,nr_inodes=16384"
 _OPEN_FILES = 1024
@@ -51,12 +51,15 @@ class Identity(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """`fds`: the near ends of status, job, answers, stdout, stderr, in this order."""
+    """`fds`: the near ends of status, job, answers, stdout, stderr, in this order, and for a compiled language that of the
+    socket which its program comes through. `room` and `confine`: see `Place`."""
 
     fds: tuple[int, ...]
     identity: Identity | None
     with_network: bool
     walls: Walls
+    room: int
+    confine: Confine
 
 
 def become_sandbox(plan: Plan, work: Work) -> NoReturn:
@@ -84,8 +87,7 @@ def become_sandbox(plan: Plan, work: Work) -> NoReturn:
         step = "identity"
         _drop(plan.identity.guard if plan.identity else None)
         syscalls.set_dumpable(False)  # where worker and guard have one uid: no /proc/1/mem, no ptrace
-        for fd in (_JOB, _ANSWERS, _STDOUT, _STDERR):
-            os.close(fd)
+        os.closerange(_JOB, _STATUS + len(plan.fds))
         gc.disable()
         watch = _Watch(status, worker)
         step = "filter"
@@ -103,14 +105,14 @@ def become_sandbox(plan: Plan, work: Work) -> NoReturn:
 
 
 def _take_descriptors(fds: tuple[int, ...]) -> socket.socket:
-    """Puts the channels at 3–7, /dev/null and the two output pipes at 0–2, and closes all else."""
+    """Puts the channels from 3 on, /dev/null at 0–2, and closes all else."""
     aside = [os.dup2(fd, _ASIDE + index) for index, fd in enumerate(fds)]  # out of the way of the places they go to
     for index, fd in enumerate(aside):
         os.dup2(fd, _STATUS + index, inheritable=False)
     null = os.open("/dev/null", os.O_RDWR)
     for target in (0, 1, 2):
         os.dup2(null, target)
-    os.closerange(_FIRST_FREE, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+    os.closerange(_STATUS + len(fds), resource.getrlimit(resource.RLIMIT_NOFILE)[0])
     return socket.socket(fileno=_STATUS)
 
 
@@ -191,9 +193,18 @@ def _run_worker(plan: Plan, work: Work) -> NoReturn:
         os.chdir("/tmp")
         os.umask(0o022)
         plan.walls.confine_worker()
-        status = work(_JOB, _ANSWERS)
+        status = work(Place(_JOB, _ANSWERS, plan.room, plan.confine, _receive_program))
     finally:
         os._exit(status)
+
+
+def _receive_program() -> int:
+    """From the server, which has compiled it; then that channel is closed, since descriptors could be sent through it."""
+    with socket.socket(fileno=_PROGRAM) as channel:
+        _, fds, _, _ = socket.recv_fds(channel, 1, 1, socket.MSG_CMSG_CLOEXEC)
+    if not fds:
+        raise EOFError("the sandbox is retired")
+    return fds[0]
 
 
 def confine_descendants() -> None:

@@ -9,8 +9,8 @@ old one. At last the root itself becomes read-only: from then on only what a san
 can be written.
 
 What is in it, and nothing else: the host's /usr without /usr/local and /usr/src, /bin and /lib*; a copy of the engines in
-/engine; the interpreter, if it lives elsewhere, at /opt/python; six devices; of /etc what programs need; /proc of the
-zygote's own pid namespace.
+/engine; the interpreter and the language's program, if they live elsewhere, below /opt; six devices; of /etc what programs
+need; /proc of the zygote's own pid namespace.
 """
 
 import os
@@ -35,13 +35,15 @@ _NSSWITCH = "passwd: files\ngroup: files\nhosts: files dns\nservices: files\npro
 
 class RootSpec(NamedTuple):
     """`engine` is the folder with the languages' engines, `sandbox` this folder; `interpreter` the Python to run, with its
-    prefix; `library` the folder of its shared library, or None when the dynamic linker finds that by itself."""
+    prefix; `library` the folder of its shared library, or None when the dynamic linker finds that by itself; `mounts` what the
+    language needs beside that, as pairs of a path on the host and one in the root."""
 
     engine: str
     sandbox: str
     interpreter: str
     prefix: str
     library: str | None
+    mounts: tuple[tuple[str, str], ...]
 
     @property
     def interpreter_inside(self) -> str:
@@ -88,6 +90,7 @@ def _open_sources(spec: RootSpec) -> dict[str, _Source | str]:
     wanted = {"usr": "/usr"}
     if spec.prefix != "/usr":
         wanted[INTERPRETER_HOME.lstrip("/")] = spec.prefix
+    wanted |= {inside.lstrip("/"): host for host, inside in spec.mounts}
     if not _may_make_devices():
         wanted |= {f"dev/{name}": f"/dev/{name}" for name in _DEVICES}
     wanted |= {path.lstrip("/"): path for path in _CERTIFICATES if os.path.isdir(path)}

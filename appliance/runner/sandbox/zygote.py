@@ -8,8 +8,8 @@ fresh exec, with an environment that is constructed here. That interpreter runs 
 
 `main` answers requests that come on a SOCK_SEQPACKET socket, one packet each:
 
-    b"F" + flags, worker uid, guard uid; five descriptors   → b"F" + its pid here, with the same pid as SCM_CREDENTIALS;
-                                                              b"X" + why it couldn't fork
+    b"F" + flags, worker uid, guard uid, size class;        → b"F" + its pid here, with the same pid as SCM_CREDENTIALS;
+           its descriptors                                    b"X" + why it couldn't fork
     b"R" + its pid here                                     → none: reap it; until then its number can't be used again
 
 A sandbox's pid is sent as a credential because the kernel translates that to the launcher's pid namespace. As the zygote is
@@ -18,18 +18,21 @@ socket closes.
 """
 
 import gc
+import importlib
 import os
 import resource
 import signal
 import socket
 import struct
 import sys
+from collections.abc import Mapping
 from typing import Any, NoReturn
 
 from appliance.runner.sandbox import guard, root, syscalls, walls
 
 CONTROL = 3
-REQUEST = struct.Struct("!cBII")  # operation, flags, and two numbers
+REQUEST = struct.Struct("!cBIII")  # operation, flags, and three numbers
+MAX_DESCRIPTORS = 6
 PID = struct.Struct("!I")
 WITH_NETWORK = 1
 OWN_UIDS = 2
@@ -38,13 +41,17 @@ FORK = b"F"
 REAP = b"R"
 HELLO = b"H"  # + the interpreter's version, and the names of what this kernel lacks
 BROKEN = b"X"  # + why there will be no hello, or was no fork
+LACKING = b"L"  # + why this host can't run the language: there will never be a hello
 
 _CREDENTIALS = struct.Struct("iII")
-_BOOT = "import sys; sys.path.insert(0, '/engine'); from appliance.runner.sandbox import zygote; zygote.main()"
+BOOT = "import sys; sys.path.insert(0, '/engine'); from appliance.runner.sandbox import zygote; zygote.main(*sys.argv[1:3])"
 
 
-def start_zygote(spec: root.RootSpec, time_zone: str) -> tuple[int, socket.socket]:
+def start_zygote(spec: root.RootSpec, time_zone: str, preload: str, program: str, mark: str) -> tuple[int, socket.socket]:
     """Forks; returns the pid of a process that is to be waited for at once, and our end of the control socket.
+
+    `preload` is the module that the zygote imports, `program` the path in its root of what that needs of the host, `mark`
+    what says whose it is.
 
     The zygote itself says hello on the socket, with its pid as a credential. When its making fails, it says why and ends.
     """
@@ -53,7 +60,7 @@ def start_zygote(spec: root.RootSpec, time_zone: str) -> tuple[int, socket.socke
     if pid == 0:
         try:
             ours.close()
-            _become_zygote(spec, theirs, time_zone)
+            _become_zygote(spec, theirs, time_zone, (preload, program, mark))
         except BaseException as error:  # noqa: BLE001 - the process ends here, and the launcher is told
             theirs.send(BROKEN + str(error).encode())
         finally:
@@ -62,7 +69,7 @@ def start_zygote(spec: root.RootSpec, time_zone: str) -> tuple[int, socket.socke
     return pid, ours
 
 
-def _become_zygote(spec: root.RootSpec, control: socket.socket, time_zone: str) -> NoReturn:
+def _become_zygote(spec: root.RootSpec, control: socket.socket, time_zone: str, arguments: tuple[str, ...]) -> NoReturn:
     namespaces = syscalls.CLONE_NEWNS | syscalls.CLONE_NEWPID | syscalls.CLONE_NEWIPC | syscalls.CLONE_NEWUTS
     if os.geteuid() == 0 and syscalls.holds_capability(syscalls.CAP_SYS_ADMIN):
         syscalls.unshare(namespaces)
@@ -83,7 +90,7 @@ def _become_zygote(spec: root.RootSpec, control: socket.socket, time_zone: str) 
     environment = {"PATH": "/usr/bin:/bin", "HOME": "/tmp", "TMPDIR": "/tmp", "LANG": "C.UTF-8", "TZ": time_zone}
     # -I -S: neither the environment, nor a folder, nor an installed package decides what is imported.
     inside = spec.interpreter_inside
-    os.execve(inside, [inside, "-I", "-S", "-c", _BOOT], environment)
+    os.execve(inside, [inside, "-I", "-S", "-c", BOOT, *arguments], environment)
 
 
 def _write(path: str, text: str) -> None:
@@ -91,38 +98,39 @@ def _write(path: str, text: str) -> None:
         file.write(text)
 
 
-def main() -> None:
+def main(preload: str, program: str) -> None:
     """The life of a zygote: preload, say hello, serve requests until the launcher goes."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    from engines.python import preload
+    control = socket.socket(fileno=CONTROL)
+    from engines.spec import Lacking
 
+    stage = importlib.import_module(preload)
+    try:
+        version = stage.prepare(program)
+    except Lacking as lacking:
+        control.send(LACKING + str(lacking).encode())
+        return
     sys.path.remove("/engine")
     for name in [name for name in sys.modules if name.partition(".")[0] == "appliance"]:
         del sys.modules[name]  # an action's own module of that name is the one that it gets
     sys.argv = [""]
-    control = socket.socket(fileno=CONTROL)
     namespace = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
     guard.confine_descendants()
     host = walls.survey()
-    _send_pid(control, HELLO + " ".join((sys.version.split()[0], *host.lacking)).encode(), os.getpid())
+    _send_pid(control, HELLO + " ".join((version, *host.lacking)).encode(), os.getpid())
     gc.collect()
     gc.freeze()  # what is shared with the children stays shared: the collector doesn't touch it
 
-    def work(job_fd: int, answers_fd: int) -> int:
-        return preload.run_job(job_fd, answers_fd, confine=_confine)
-
-    def work_in_scope(job_fd: int, answers_fd: int) -> int:
-        return preload.run_job(job_fd, answers_fd, confine=_leave_to_scope)
-
     while (request := _receive(control)) is not None:
-        operation, flags, first, second, fds = request
+        operation, flags, first, second, room, fds = request
         if operation == REAP:
             os.waitpid(first, 0)
         elif operation == FORK:
             identity = guard.Identity(first, second) if flags & OWN_UIDS else None
-            plan = guard.Plan(fds, identity, bool(flags & WITH_NETWORK), host.walls[identity is not None])
+            confine = _leave_to_scope if flags & IN_SCOPE else _confine
+            plan = guard.Plan(fds, identity, bool(flags & WITH_NETWORK), host.walls[identity is not None], room, confine)
             try:
-                pid = _fork_into_new_namespace(namespace, plan, work_in_scope if flags & IN_SCOPE else work)
+                pid = _fork_into_new_namespace(namespace, plan, stage.work)
                 _send_pid(control, FORK + PID.pack(pid), pid)
             except OSError as error:  # of the fork: not worth the sandboxes that live, which would end with us
                 control.send(BROKEN + str(error).encode())
@@ -130,24 +138,24 @@ def main() -> None:
                 os.close(fd)
 
 
-def _confine(limits: dict[str, Any]) -> None:
+def _confine(limits: Mapping[str, Any]) -> None:
     guard.limit_worker(limits["memory_bytes"], limits["tasks"])
 
 
-def _leave_to_scope(limits: dict[str, Any]) -> None:
+def _leave_to_scope(limits: Mapping[str, Any]) -> None:
     """Memory and tasks are counted for the whole sandbox: a process's own limits would only refuse what is within those."""
 
 
-def _receive(control: socket.socket) -> tuple[bytes, int, int, int, tuple[int, ...]] | None:
+def _receive(control: socket.socket) -> tuple[bytes, int, int, int, int, tuple[int, ...]] | None:
     try:
-        data, ancillary, flags, _ = control.recvmsg(REQUEST.size, socket.CMSG_LEN(5 * 4), socket.MSG_CMSG_CLOEXEC)
+        data, ancillary, flags, _ = control.recvmsg(REQUEST.size, socket.CMSG_LEN(MAX_DESCRIPTORS * 4), socket.MSG_CMSG_CLOEXEC)
     except ConnectionResetError:  # the launcher was killed with an answer of ours unread
         return None
     if len(data) != REQUEST.size or flags & socket.MSG_CTRUNC:
         return None
     fds = tuple(fd for _, _, content in ancillary for fd in memoryview(content).cast("i"))
-    operation, bits, first, second = REQUEST.unpack(data)
-    return operation, bits, first, second, fds
+    operation, bits, first, second, third = REQUEST.unpack(data)
+    return operation, bits, first, second, third, fds
 
 
 def _send_pid(control: socket.socket, data: bytes, pid: int) -> None:

@@ -1,0 +1,72 @@
+"""What a language is to the rest of the program: a value `LANGUAGE` in engines/<language>/language.py, and a module or two that
+its zygotes import in the sandbox. engines/README.md tells it as a whole.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+Confine = Callable[[Mapping[str, Any]], None]
+
+
+class Lacking(Exception):
+    """This host can't run the language; the message says why, and what to install or to set."""
+
+
+class Found(NamedTuple):
+    """What the host has for a language: pairs of a path on the host and its place in the sandbox's root, beyond /usr, and the
+    program's path in there ("" for a language that needs none)."""
+
+    mounts: tuple[tuple[str, str], ...] = ()
+    program: str = ""
+
+
+class Place(NamedTuple):
+    """What a worker has: the descriptors of the job and of the answers, the size class that it was parked for, and two functions.
+
+    `confine` is to be called with the job's limits (keys of the contract's `extra.limits`) before anything of the author's is
+    executed; in a scope it does nothing. `program` waits for the descriptor that comes with the claim, for a language that is
+    compiled, and returns it (close-on-exec); it raises EOFError when the sandbox is retired.
+    """
+
+    job: int
+    answers: int
+    room: int
+    confine: Confine
+    program: Callable[[], int]
+
+
+class Stage(NamedTuple):
+    """One kind of sandbox of a language.
+
+    `preload` is the module that its zygote imports, in the sandbox's root: `prepare(program) -> str` returns the version, and
+    raises `Lacking` for one that is too old; `work(place) -> int` executes one job in a process forked for it, and returns its
+    exit status. `find` is given the host's program.
+    """
+
+    preload: str
+    find: Callable[[str], Found] = lambda program: Found()
+
+
+def any_room(memory_bytes: int) -> int:
+    """For a language whose parked sandboxes serve every limit of memory."""
+    return 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class LanguageSpec:
+    """`program` is what it needs of the host, by name: it is looked for on PATH, and the setting of that name says another.
+
+    `install` says what to install when there is none. `least_memory_bytes` and `least_tasks` are what a run can't do without.
+    `room` is the size class of a sandbox for so much memory. `build` compiles a source; its program then comes with each claim.
+    """
+
+    label: str
+    suffixes: tuple[str, ...]
+    least_memory_bytes: int
+    least_tasks: int
+    run: Stage
+    program: str | None = None
+    install: str = ""
+    room: Callable[[int], int] = any_room
+    build: Stage | None = None
