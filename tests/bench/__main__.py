@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from tests.appliance import Appliance, running
+from tests.appliance import Appliance, leave_the_network, running
 
 NO_OP = "def Run(engine):\n    pass\n"
 ECHO = "import json\n\ndef Run(engine):\n    engine.result.set(json.loads(engine.body), content_type='json')\n"
@@ -29,6 +29,7 @@ class Row(NamedTuple):
 
 
 def main() -> None:
+    leave_the_network()
     rows = [bare()]
     with tempfile.TemporaryDirectory() as folder, running(Path(folder), worker_pool_size=4) as appliance:
         for name, source, body in (("no-op", NO_OP, b""), ("JSON echo, 10 kB", ECHO, BODY), ("20 log lines", LOGS, b"")):

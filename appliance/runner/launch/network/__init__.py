@@ -11,9 +11,9 @@ three independent places: the routing of a slot that has one neighbour, the rout
 
 Nothing has a name that outlives the launcher. Namespaces are held by descriptors of the launcher alone, a veth goes with its
 namespace, and the host's table is owned by a process that ends with the launcher (`flags owner`, Linux 5.12), which also keeps
-`nft flush ruleset` of others from removing it. A launcher that is killed -9 leaves nothing to sweep. The device's name is the lock:
-several launchers on one host take the first free number, and with it their addresses.
+others' `nft flush ruleset` from removing it. A launcher that is killed -9 leaves nothing to sweep. The device's name is the
+lock: several launchers on one host take the first free number, and with it their addresses.
 
-Modules: addresses (who has which, what is closed), rules (texts for nft and ip, pure), namespaces, counters (what a slot has used),
-conntrack, forwarding, table (the host's), router (puts it together), resolver (the child that answers DNS), path (does it get out?).
+Modules: addresses (who has which, what is closed), rules (texts for nft and ip), namespaces, slots, conntrack, forwarding, table
+(the host's), router (puts it together), resolver (the child that answers DNS), path (does a packet get out?).
 """

@@ -1,10 +1,9 @@
 """Which addresses the parts of the network have, and which ones no run may reach. Pure."""
 
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import NamedTuple
 
 Address = IPv4Address | IPv6Address
-Range = IPv4Network | IPv6Network
 
 INSTANCES = 32  # launchers with a network on one host
 # For measuring devices, not for networks (RFC 2544): the range that collides least, though some VPN clients use it too.
@@ -31,7 +30,7 @@ CLOSED_V4 = (
     "240.0.0.0/4",  # reserved, and broadcast
 )
 CLOSED_V6 = (
-    "::/3",  # unspecified, loopback, v4-mapped (::ffff:0:0/96), v4-compatible, NAT64 (64:ff9b::/96, 64:ff9b:1::/48), discard (100::/64)
+    "::/3",  # unspecified, loopback, v4-mapped (::ffff:0:0/96), v4-compatible, NAT64 (64:ff9b::/96, 64:ff9b:1::/48)
     "2001::/23",  # protocol assignments: Teredo (2001::/32), benchmarks (2001:2::/48), ORCHID
     "2001:db8::/32",  # documentation
     "2002::/16",  # 6to4: any IPv4 address, private ones too
@@ -39,17 +38,6 @@ CLOSED_V6 = (
     "4000::/2",  # not assigned
     "8000::/1",  # unique local (fc00::/7), link-local (fe80::/10), site-local (fec0::/10), multicast (ff00::/8), not assigned
 )
-
-# What NETWORK_ALLOW can't open: it isn't routed, so a setting that named it would look as if it worked.
-_UNROUTED = tuple(
-    ip_network(text)
-    for text in ("0.0.0.0/8", "127.0.0.0/8", "224.0.0.0/4", "255.255.255.255/32", "::/127", "::ffff:0:0/96", "fe80::/10", "ff00::/8")
-)
-
-
-def is_routed(opened: Range) -> bool:
-    """Whether packets to all of it can leave a slot."""
-    return not any(opened.version == other.version and opened.overlaps(other) for other in _UNROUTED if opened.prefixlen)
 
 
 class Link(NamedTuple):

@@ -13,7 +13,7 @@ from appliance.runner.launch.network.addresses import Address
 
 _NETLINK_NETFILTER = 12
 _CTNETLINK = 1 << 8
-_GET, _DELETE = _CTNETLINK | 1, _CTNETLINK | 2
+_NEW, _GET, _DELETE = _CTNETLINK, _CTNETLINK | 1, _CTNETLINK | 2
 _ERROR, _DONE = 2, 3
 _REQUEST, _ACK, _DUMP = 0x1, 0x4, 0x300
 _NESTED = 0x8000
@@ -42,7 +42,7 @@ def forget(netlink: socket.socket, address: Address) -> int:
         _CTA_FILTER_REPLY_FLAGS, struct.pack("=I", 0)
     )
     netlink.send(_message(_GET, _REQUEST | _DUMP, family, tuple_of + _attribute(_CTA_FILTER | _NESTED, flags)))
-    found = [entry for kind, entry in _answers(netlink) if kind == _GET - 1]
+    found = [entry for kind, entry in _answers(netlink) if kind == _NEW]
     for entry in found:
         netlink.send(_message(_DELETE, _REQUEST | _ACK, family, _first(entry[_FAMILY.size :], _CTA_TUPLE_ORIG)))
         for _ in _answers(netlink, gone=(_ENOENT,)):  # it has ended by itself meanwhile

@@ -56,8 +56,14 @@ def why_no_ipv6() -> str:
     advertised = [route.device for route in routes if route.flags & _BY_ADVERTISEMENT]
     closed = [device for device in advertised if _read(f"net/ipv6/conf/{device}/accept_ra") != "2"]
     if closed:  # the kernel would drop the route as soon as it forwards
-        return f"the default route comes from router advertisements: set net.ipv6.conf.{closed[0]}.accept_ra=2 for a host that routes"
+        return f"its default route comes from router advertisements, of which a router takes none: net.ipv6.conf.{closed[0]}.accept_ra=2"
     return ""
+
+
+def set_own(device: str) -> None:
+    """Of our own device, which takes its settings with it when it goes. It believes no route that the router might tell of."""
+    for name, value in (("forwarding", _OPEN), ("accept_redirects", "0"), ("send_redirects", "0")):
+        _write(f"net/ipv4/conf/{device}/{name}", value)
 
 
 class Forwarding:
@@ -114,8 +120,10 @@ class Forwarding:
 
 
 def _locked(path: Path) -> tuple[int, bool]:
-    """The file, locked, and whether nobody else holds it: who does has opened the setting. Never one that its last holder has just
-    removed."""
+    """The file, locked, and whether nobody else holds it: who does has opened the setting.
+
+    Never one that its last holder has just removed.
+    """
     while True:
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:

@@ -4,7 +4,6 @@ import os
 import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from subprocess import DEVNULL, PIPE
 from typing import Self, TypeVar
 
 import structlog
@@ -17,8 +16,7 @@ log = structlog.get_logger()
 T = TypeVar("T")
 
 _COMMAND_SECONDS = 30  # they take milliseconds
-# Of a namespace nobody but a run is in. Nothing of one run is to be found by the next: a connection that has ended leaves no trace
-# (tcp_max_tw_buckets, tcp_no_metrics_save), and what a peer tells the kernel of routes isn't believed.
+# Nothing of one run is to be found by the next: a connection that has ended leaves no trace (tcp_max_tw_buckets, tcp_no_metrics_save), and what a peer tells the kernel of routes isn't believed.
 _SETTINGS = {
     "net/ipv4/tcp_max_tw_buckets": "0",
     "net/ipv4/tcp_no_metrics_save": "1",
@@ -36,8 +34,8 @@ class NetworkFailed(Exception):
 
 
 class Namespace:
-    """`fd` is its only name; closing it, with everything in it ended, is its end. `watched`: files of its /proc/net, which tell what
-    happens in it to a process that isn't there."""
+    """`fd` is its only name; closing it, with everything in it ended, is its end. `watched`: files of its /proc/net,
+    which tell what happens in it to a process that isn't there."""
 
     def __init__(self, fd: int, watched: dict[str, int]) -> None:
         self.fd = fd
@@ -104,7 +102,7 @@ def _open_watched(name: str) -> int:
 
 
 async def run(command: Sequence[str], text: str = "", *, within: Namespace | None = None) -> str:
-    """Its standard output; `text` goes to its standard input. Raises `NetworkFailed`. What it does is logged as it can be pasted."""
+    """Its standard output; `text` goes to its standard input. Raises `NetworkFailed`. What it does is logged, to be pasted."""
     if within is not None:
         command = ["nsenter", f"--net={within.path}", *command]
     log.debug("network command", command=shlex.join(command), stdin=text)
@@ -112,9 +110,9 @@ async def run(command: Sequence[str], text: str = "", *, within: Namespace | Non
         try:
             done = await trio.run_process(
                 list(command),
-                stdin=text.encode() if text else DEVNULL,
-                stdout=PIPE,
-                stderr=PIPE,
+                stdin=text.encode(),
+                capture_stdout=True,
+                capture_stderr=True,
                 check=False,
                 env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"},
             )

@@ -1,18 +1,16 @@
 """The texts for `nft` and `ip -batch`: pure functions of the addresses. Each can be pasted."""
 
 from collections.abc import Iterable, Sequence
-from ipaddress import ip_network
 from typing import NamedTuple
 
-from appliance.runner.launch.network.addresses import CLOSED_V4, CLOSED_V6, Plan, Range
+from appliance.openings import Range
+from appliance.runner.launch.network.addresses import CLOSED_V4, CLOSED_V6, Plan
 
 MOST_CONNECTIONS = 128  # tracked at once, a slot
 _NEW_A_SECOND = 64  # a slot; names that are looked up count too
 _NEW_AT_ONCE = 128
 _MAIL_PORT = 25  # a host that sends spam is soon one whose mail nobody takes
 _SLOT_PREFIX = "s"
-
-HOST_SETTINGS = {"forwarding": "1", "accept_redirects": "0", "send_redirects": "0", "rp_filter": "1"}
 
 
 class Opened(NamedTuple):
@@ -30,9 +28,8 @@ def slot_device(index: int) -> str:
 def host_table(plan: Plan, *, ipv6: bool, most_connections: int) -> str:
     """The host's table, for a session that owns it. `most_connections`: of all runs together, so that the host keeps its own.
 
-    `prerouting` is before anybody's DNAT: a port that Docker publishes on the host's address is the host's too. What the host routes
-    for us, and nothing else of it, is let through from interfaces that we have opened (`uplinks`): those that somebody else has
-    opened are none of our business.
+    `prerouting` is before anybody's DNAT: a port that Docker publishes on the host's address is the host's too. From interfaces
+    that we have opened (`uplinks`) the host routes nothing but what is ours; those that somebody else has opened are his business.
     """
     device, table, gateway = plan.device, plan.table, plan.gateway
     lines = [
@@ -53,7 +50,7 @@ def host_table(plan: Plan, *, ipv6: bool, most_connections: int) -> str:
         f'add rule inet {table} forward iifname "{device}" ct state new ct count over {most_connections} drop',
         f'add rule inet {table} forward oifname "{device}" ct state established,related accept',
         f'add rule inet {table} forward oifname "{device}" drop',
-        f'add rule inet {table} forward iifname @uplinks ct state new ct status & dnat == 0 drop',
+        f"add rule inet {table} forward iifname @uplinks ct state new ct status & dnat == 0 drop",
         f'add rule inet {table} postrouting ip saddr {plan.range_v4} oifname != "{device}" masquerade',
         *([f'add rule inet {table} postrouting ip6 saddr {plan.range_v6} oifname != "{device}" masquerade'] if ipv6 else []),
     ]
@@ -157,11 +154,6 @@ def _covers(wide: Opened, narrow: Opened) -> bool:
     return within and (wide.port == narrow.port or (wide.port is None and narrow.port != _MAIL_PORT))
 
 
-def one_address(text: str, port: int | None) -> Opened:
-    """Raises ValueError for what is no address."""
-    return Opened(ip_network(text), port)
-
-
 def host_device(plan: Plan, router: str) -> str:
     """`router`: the path of the router's namespace. It fails when the device is there: then another launcher has this number."""
     return f"link add {plan.device} type veth peer name uplink netns {router}\n"
@@ -170,7 +162,7 @@ def host_device(plan: Plan, router: str) -> str:
 def host_addresses(plan: Plan, *, ipv6: bool) -> str:
     device, link = plan.device, plan.uplink
     lines = [
-        f"link set {device} addrgenmode none",
+        *([f"link set {device} addrgenmode none"] if ipv6 else []),
         f"address add {link.near}/31 dev {device}",
         *([f"address add {link.near_v6}/127 dev {device} nodad"] if ipv6 else []),
         f"link set {device} up",
@@ -183,7 +175,7 @@ def host_addresses(plan: Plan, *, ipv6: bool) -> str:
 def router_addresses(plan: Plan, *, ipv6: bool) -> str:
     link = plan.uplink
     lines = [
-        "link set uplink addrgenmode none",
+        *(["link set uplink addrgenmode none"] if ipv6 else []),
         f"address add {link.far}/31 dev uplink",
         *([f"address add {link.far_v6}/127 dev uplink nodad"] if ipv6 else []),
         "link set uplink up",
@@ -196,8 +188,9 @@ def router_addresses(plan: Plan, *, ipv6: bool) -> str:
 def slot_link(plan: Plan, index: int, slot: str, *, ipv6: bool) -> str:
     """In the router's namespace; `slot`: the path of the slot's."""
     device, link = slot_device(index), plan.slot(index)
+    silent = "addrgenmode none " if ipv6 else ""  # no link-local address, and nothing said before anybody speaks
     lines = [
-        f"link add {device} addrgenmode none type veth peer name eth0 addrgenmode none netns {slot}",
+        f"link add {device} {silent}type veth peer name eth0 {silent}netns {slot}",
         f"address add {link.near}/31 dev {device}",
         *([f"address add {link.near_v6}/127 dev {device} nodad"] if ipv6 else []),
         f"link set {device} up",

@@ -1,4 +1,4 @@
-"""The part of the network that is a slot's: a namespace with one neighbour, made at first use and kept for the slot's next runs."""
+"""The part of the network that is a slot's: a namespace with one neighbour, made at first use and kept for its next runs."""
 
 import socket
 from typing import NamedTuple
@@ -34,27 +34,27 @@ class Places:
 
     async def of(self, slot: int) -> int:
         """A descriptor of the slot's namespace, which stays ours. Raises `NetworkFailed`."""
-        if (place := self._places.get(slot)) is None:
-            namespace = await self._make(slot)
-            place = self._places[slot] = _Place(namespace, _sent(namespace))
-        return place.namespace.fd
+        if slot not in self._places:
+            with trio.CancelScope(shield=True):  # half of one would be in the way of the next
+                namespace = await self._make(slot)
+                self._places[slot] = _Place(namespace, _sent(namespace))
+        return self._places[slot].namespace.fd
 
     async def _make(self, slot: int) -> Namespace:
-        with trio.CancelScope(shield=True):  # half of one would be in the way of the next
-            namespace = await namespaces.make(routes=False, ipv6=self._ipv6, watched=_WATCHED)
-            try:
-                text = rules.slot_link(self._plan, slot, namespace.path, ipv6=self._ipv6)
-                await namespaces.run(IP_BATCH, text, within=self._router)
-                await namespaces.run(IP_BATCH, rules.slot_addresses(self._plan, slot, ipv6=self._ipv6), within=namespace)
-            except NetworkFailed:
-                namespace.close()
-                raise
-            return namespace
+        namespace = await namespaces.make(routes=False, ipv6=self._ipv6, watched=_WATCHED)
+        try:
+            text = rules.slot_link(self._plan, slot, namespace.path, ipv6=self._ipv6)
+            await namespaces.run(IP_BATCH, text, within=self._router)
+            await namespaces.run(IP_BATCH, rules.slot_addresses(self._plan, slot, ipv6=self._ipv6), within=namespace)
+        except NetworkFailed:
+            namespace.close()
+            raise
+        return namespace
 
     async def clean(self, slot: int) -> None:
         """When nothing of a run lives any more: what it has left in the kernel goes, before the slot is another run's.
 
-        Nearly free for a run that has sent nothing. A connection that the kernel still closes by itself is in nobody's hands, but it
+        Nearly free for a run that has sent nothing. A connection that the kernel still closes by itself is in nobody's hands, but
         could be seen: then the next run gets a new namespace.
         """
         place = self._places.get(slot)

@@ -48,7 +48,7 @@ class Table:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._listen, complaint, nursery.cancel_scope)
             with trio.move_on_after(_ANSWER_SECONDS):
-                while not await self._exists():
+                while not await self._exists():  # noqa: ASYNC110 - the kernel tells nobody
                     await trio.sleep(_AGAIN_SECONDS)
                 nursery.cancel_scope.cancel()
                 return
@@ -59,7 +59,7 @@ class Table:
     async def _listen(self, complaint: list[bytes], scope: trio.CancelScope) -> None:
         """The end of its standard error, or anything on it, is the end of our hope."""
         assert self._owner.stderr is not None
-        complaint.append(await self._owner.stderr.receive_some())
+        complaint.append(bytes(await self._owner.stderr.receive_some()))
         scope.cancel()
 
     async def _exists(self) -> bool:
