@@ -29,7 +29,7 @@ T = TypeVar("T")
 
 
 def leave_the_network() -> None:
-    """For good, into an empty one with a loopback: an appliance of root's makes devices and rules in the one that it starts in."""
+    """For good, into an empty one with a loopback: an appliance of root's makes devices and rules where it starts."""
     if os.geteuid() == 0:
         syscalls.unshare(syscalls.CLONE_NEWNET)
         subprocess.run(["ip", "link", "set", "lo", "up"], check=True)

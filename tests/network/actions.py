@@ -1,5 +1,6 @@
 """Sources of actions that look at the network, and what they answer."""
 
+import json
 from typing import Any
 
 from tests.appliance import Appliance
@@ -27,8 +28,6 @@ def Run(engine):
 
 
 def reach(appliance: Appliance, *targets: tuple[str, int], **query: str) -> Any:
-    import json
-
     answer = appliance.run(CONNECT, json.dumps(targets).encode(), **query)
     assert answer.status == 200, answer
     return answer.json()

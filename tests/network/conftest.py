@@ -64,6 +64,8 @@ def appliance(host: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     folder = tmp_path_factory.mktemp("network")
     command = serve_command(folder)
     with running(folder / "state", command=command, network_allow=ALLOWED, worker_pool_size=4) as appliance:
+        [own] = [line for line in appliance.lines if "network of" in line.get("event", "")]
+        assert own["event"] == "runs have a network of their own", own
         yield appliance
         assert appliance.process.poll() is None, "it ended in the middle of the tests"
         assert appliance.stop() == 0

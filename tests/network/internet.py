@@ -1,7 +1,7 @@
 """A program that plays the internet, in a network namespace of its own: `python -m tests.network.internet`.
 
-Every address is its own, public, private or reserved, so that whatever leaves the host arrives; it says which address was asked for
-and by whom. TCP on a few ports, UDP on one, names on another.
+Every address is its own, public, private or reserved, so that whatever leaves the host arrives; it says which address was
+asked for and by whom. TCP on a few ports, UDP on one, names on another.
 """
 
 import socket
@@ -16,11 +16,11 @@ import dns.rrset
 
 PORTS = (25, 80, 587, 5432)
 UDP_PORT = 7
-NAME_SERVER = "11.0.0.53"
+NAME_SERVER = "9.9.9.53"
 # Names → what they stand for; `names` says how often each was asked for.
 NAMES = {
     "www.public.example.": ("93.184.216.34",),
-    "inside.example.": ("10.20.30.40",),
+    "inside.example.": ("10.50.60.70",),
     "rebound.example.": ("127.0.0.1",),
     "long.example.": tuple(f"93.184.{number}.1" for number in range(120)),
 }

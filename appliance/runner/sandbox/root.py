@@ -37,7 +37,7 @@ _NSSWITCH = "passwd: files\ngroup: files\nhosts: files dns\nservices: files\npro
 class RootSpec(NamedTuple):
     """`engine` is the folder with the languages' engines, `sandbox` this folder; `interpreter` the Python to run, with its
     prefix; `library` the folder of its shared library, or None when the dynamic linker finds that by itself; `mounts` what the
-    language needs beside that, as pairs of a path on the host and one in the root; `nameserver`: whom runs ask, None: as the host."""
+    language needs beside that, as pairs of a path on the host and one in the root; `nameserver`: whom runs ask."""
 
     engine: str
     sandbox: str

@@ -56,7 +56,7 @@ def why_no_ipv6() -> str:
     advertised = [route.device for route in routes if route.flags & _BY_ADVERTISEMENT]
     closed = [device for device in advertised if _read(f"net/ipv6/conf/{device}/accept_ra") != "2"]
     if closed:  # the kernel would drop the route as soon as it forwards
-        return f"its default route comes from router advertisements, of which a router takes none: net.ipv6.conf.{closed[0]}.accept_ra=2"
+        return f"a router takes no router advertisements, where its default route is from: net.ipv6.conf.{closed[0]}.accept_ra=2"
     return ""
 
 

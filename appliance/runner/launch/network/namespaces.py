@@ -16,7 +16,8 @@ log = structlog.get_logger()
 T = TypeVar("T")
 
 _COMMAND_SECONDS = 30  # they take milliseconds
-# Nothing of one run is to be found by the next: a connection that has ended leaves no trace (tcp_max_tw_buckets, tcp_no_metrics_save), and what a peer tells the kernel of routes isn't believed.
+# Nothing of one run is to be found by the next: a connection that has ended leaves no trace (tcp_max_tw_buckets,
+# tcp_no_metrics_save), and what a peer tells the kernel of routes isn't believed.
 _SETTINGS = {
     "net/ipv4/tcp_max_tw_buckets": "0",
     "net/ipv4/tcp_no_metrics_save": "1",

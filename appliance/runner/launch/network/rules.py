@@ -29,7 +29,7 @@ def host_table(plan: Plan, *, ipv6: bool, most_connections: int) -> str:
     """The host's table, for a session that owns it. `most_connections`: of all runs together, so that the host keeps its own.
 
     `prerouting` is before anybody's DNAT: a port that Docker publishes on the host's address is the host's too. From interfaces
-    that we have opened (`uplinks`) the host routes nothing but what is ours; those that somebody else has opened are his business.
+    that we have opened (`uplinks`) the host routes nothing but what is ours; those that others have opened are theirs.
     """
     device, table, gateway = plan.device, plan.table, plan.gateway
     lines = [
@@ -160,6 +160,7 @@ def host_device(plan: Plan, router: str) -> str:
 
 
 def host_addresses(plan: Plan, *, ipv6: bool) -> str:
+    """No device of ours has a link-local address: nobody is to be met by one."""
     device, link = plan.device, plan.uplink
     lines = [
         *([f"link set {device} addrgenmode none"] if ipv6 else []),
@@ -167,7 +168,7 @@ def host_addresses(plan: Plan, *, ipv6: bool) -> str:
         *([f"address add {link.near_v6}/127 dev {device} nodad"] if ipv6 else []),
         f"link set {device} up",
         f"route add {plan.range_v4} via {link.far} dev {device}",
-        *([f"-6 route add {plan.range_v6} via {link.far_v6} dev {device}"] if ipv6 else []),
+        *([f"route add {plan.range_v6} via {link.far_v6} dev {device}"] if ipv6 else []),
     ]
     return _batch(lines)
 
@@ -180,7 +181,7 @@ def router_addresses(plan: Plan, *, ipv6: bool) -> str:
         *([f"address add {link.far_v6}/127 dev uplink nodad"] if ipv6 else []),
         "link set uplink up",
         f"route add default via {link.near}",
-        *([f"-6 route add default via {link.near_v6}"] if ipv6 else []),
+        *([f"route add default via {link.near_v6}"] if ipv6 else []),
     ]
     return _batch(lines)
 
@@ -188,9 +189,9 @@ def router_addresses(plan: Plan, *, ipv6: bool) -> str:
 def slot_link(plan: Plan, index: int, slot: str, *, ipv6: bool) -> str:
     """In the router's namespace; `slot`: the path of the slot's."""
     device, link = slot_device(index), plan.slot(index)
-    silent = "addrgenmode none " if ipv6 else ""  # no link-local address, and nothing said before anybody speaks
     lines = [
-        f"link add {device} {silent}type veth peer name eth0 {silent}netns {slot}",
+        f"link add {device} type veth peer name eth0 netns {slot}",
+        *([f"link set {device} addrgenmode none"] if ipv6 else []),
         f"address add {link.near}/31 dev {device}",
         *([f"address add {link.near_v6}/127 dev {device} nodad"] if ipv6 else []),
         f"link set {device} up",
@@ -202,11 +203,12 @@ def slot_addresses(plan: Plan, index: int, *, ipv6: bool) -> str:
     """In the slot's namespace. `lo` stays down: there is nothing of the run's own to reach, and it can't listen."""
     link = plan.slot(index)
     lines = [
+        *(["link set eth0 addrgenmode none"] if ipv6 else []),
         f"address add {link.far}/31 dev eth0",
         *([f"address add {link.far_v6}/127 dev eth0 nodad"] if ipv6 else []),
         "link set eth0 up",
         f"route add default via {link.near}",
-        *([f"-6 route add default via {link.near_v6}"] if ipv6 else []),
+        *([f"route add default via {link.near_v6}"] if ipv6 else []),
     ]
     return _batch(lines)
 
