@@ -5,7 +5,7 @@ set -eu
 
 # Each: the program that shows the package is there, and the package. curl is for the README's own commands.
 case ${1:?suite or fresh} in
-suite) parts="curl:curl" ;;
+suite) parts="curl:curl nft:nftables ip:iproute2 conntrack:conntrack" ;;
 fresh) parts="debootstrap:debootstrap unshare:util-linux" ;;
 *) echo "test-parts: $1: suite or fresh" >&2; exit 2 ;;
 esac

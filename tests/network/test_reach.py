@@ -175,7 +175,7 @@ def test_a_name_that_is_allowed_is_reached_at_its_port(appliance: Appliance) -> 
 
 def test_a_public_name_that_stands_for_loopback_leads_nowhere(appliance: Appliance) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        assert reach(appliance, ("rebound.example", listener.getsockname()[1])) == ["ENETUNREACH"]
+        assert reach(appliance, ("rebound.example", listener.getsockname()[1])) == [REFUSED]
 
 
 def test_without_network_nothing_is_reached(appliance: Appliance) -> None:
@@ -199,7 +199,9 @@ MEET = """
 import errno, json, socket, time
 
 def Run(engine):
-    mine = [line for line in open("/proc/self/net/fib_trie").read().split() if line.startswith("198.18.")]
+    probe = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    probe.connect(("93.184.216.34", 9))
+    mine = probe.getsockname()[0].encode()
     peers = json.loads(engine.body)
     heard, errors = [], []
     receiver = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -217,19 +219,20 @@ def Run(engine):
     while time.monotonic() < ends:
         for target in [*peers, "239.1.2.3", "255.255.255.255", "224.0.0.1"]:
             try:
-                receiver.sendto(b"from a run", (target, 9999))
+                receiver.sendto(mine, (target, 9999))
             except OSError as error:
                 errors.append(errno.errorcode[error.errno])
         for target in ("ff02::1", "fe80::1"):
             try:
-                six.sendto(b"from a run", (target, 9999, 0, 2))
+                six.sendto(mine, (target, 9999, 0, 2))
             except OSError as error:
                 errors.append(errno.errorcode[error.errno])
         try:
-            heard.append(receiver.recvfrom(100)[0].decode())
+            data = receiver.recv(100)
+            heard += [data.decode()] if data != mine else []
         except OSError:
             pass
-    engine.result.set({"mine": sorted(set(mine)), "heard": heard, "errors": sorted(set(errors))})
+    engine.result.set({"mine": mine.decode(), "heard": heard, "errors": sorted(set(errors))})
 """
 
 
@@ -242,7 +245,7 @@ def test_two_runs_never_meet(appliance: Appliance) -> None:
             each.result(HANG_GUARD).json() for each in [threads.submit(appliance.call, code_id, everybody) for _ in range(3)]
         ]
     assert [answer["heard"] for answer in answers] == [[], [], []]
-    assert len({tuple(answer["mine"]) for answer in answers}) == 3, "each has an address of its own"
+    assert len({answer["mine"] for answer in answers}) == 3, "each has an address of its own"
 
 
 def test_two_processes_of_a_host_would_meet(host: None) -> None:

@@ -1,16 +1,22 @@
 """The texts for `nft` and `ip -batch`: pure functions of the addresses. Each can be pasted."""
 
 from collections.abc import Iterable, Sequence
+from ipaddress import IPv4Address, IPv6Address
 from typing import NamedTuple
 
 from appliance.openings import Range
 from appliance.runner.launch.network.addresses import CLOSED_V4, CLOSED_V6, Plan
 
+# With `lo` down these would leave by the default route, and a program would wait for what never answers.
+_NOWHERE_V4 = ("0.0.0.0/8", "127.0.0.0/8", "224.0.0.0/4", "255.255.255.255/32")
+_NOWHERE_V6 = ("::/127", "ff00::/8")
 MOST_CONNECTIONS = 128  # tracked at once, a slot
 _NEW_A_SECOND = 64  # a slot; names that are looked up count too
 _NEW_AT_ONCE = 128
 _MAIL_PORT = 25  # a host that sends spam is soon one whose mail nobody takes
 _SLOT_PREFIX = "s"
+# Who is at the other end of a link is known: nobody asks (a router without link-local addresses couldn't), and nobody can say otherwise.
+_NEAR_MAC, _FAR_MAC = "02:ca:c0:de:00:01", "02:ca:c0:de:00:02"
 
 
 class Opened(NamedTuple):
@@ -41,7 +47,6 @@ def host_table(plan: Plan, *, ipv6: bool, most_connections: int) -> str:
         f"add chain inet {table} postrouting {{ type nat hook postrouting priority srcnat; policy accept; }}",
         f"add chain inet {table} to_host",
         f"add rule inet {table} to_host ip daddr {gateway} meta l4proto {{ tcp, udp }} th dport 53 accept",
-        *([f"add rule inet {table} to_host icmpv6 type {{ nd-neighbor-solicit, nd-neighbor-advert }} accept"] if ipv6 else []),
         f"add rule inet {table} to_host drop",
         f'add rule inet {table} prerouting iifname "{device}" fib daddr type != unicast jump to_host',
         f'add rule inet {table} input iifname "{device}" jump to_host',
@@ -94,7 +99,6 @@ table inet router {{
     }}
     chain input {{
         type filter hook input priority filter; policy drop;
-        icmpv6 type {{ nd-neighbor-solicit, nd-neighbor-advert }} accept
         iifname "uplink" ct state established,related accept
     }}
     chain forward {{
@@ -156,7 +160,7 @@ def _covers(wide: Opened, narrow: Opened) -> bool:
 
 def host_device(plan: Plan, router: str) -> str:
     """`router`: the path of the router's namespace. It fails when the device is there: then another launcher has this number."""
-    return f"link add {plan.device} type veth peer name uplink netns {router}\n"
+    return f"link add {plan.device} address {_NEAR_MAC} type veth peer name uplink address {_FAR_MAC} netns {router}\n"
 
 
 def host_addresses(plan: Plan, *, ipv6: bool) -> str:
@@ -167,6 +171,7 @@ def host_addresses(plan: Plan, *, ipv6: bool) -> str:
         f"address add {link.near}/31 dev {device}",
         *([f"address add {link.near_v6}/127 dev {device} nodad"] if ipv6 else []),
         f"link set {device} up",
+        *_neighbours(device, _FAR_MAC, link.far, link.far_v6, ipv6=ipv6),
         f"route add {plan.range_v4} via {link.far} dev {device}",
         *([f"route add {plan.range_v6} via {link.far_v6} dev {device}"] if ipv6 else []),
     ]
@@ -180,6 +185,7 @@ def router_addresses(plan: Plan, *, ipv6: bool) -> str:
         f"address add {link.far}/31 dev uplink",
         *([f"address add {link.far_v6}/127 dev uplink nodad"] if ipv6 else []),
         "link set uplink up",
+        *_neighbours("uplink", _NEAR_MAC, link.near, link.near_v6, ipv6=ipv6),
         f"route add default via {link.near}",
         *([f"route add default via {link.near_v6}"] if ipv6 else []),
     ]
@@ -190,11 +196,12 @@ def slot_link(plan: Plan, index: int, slot: str, *, ipv6: bool) -> str:
     """In the router's namespace; `slot`: the path of the slot's."""
     device, link = slot_device(index), plan.slot(index)
     lines = [
-        f"link add {device} type veth peer name eth0 netns {slot}",
+        f"link add {device} address {_NEAR_MAC} type veth peer name eth0 address {_FAR_MAC} netns {slot}",
         *([f"link set {device} addrgenmode none"] if ipv6 else []),
         f"address add {link.near}/31 dev {device}",
         *([f"address add {link.near_v6}/127 dev {device} nodad"] if ipv6 else []),
         f"link set {device} up",
+        *_neighbours(device, _FAR_MAC, link.far, link.far_v6, ipv6=ipv6),
     ]
     return _batch(lines)
 
@@ -207,10 +214,17 @@ def slot_addresses(plan: Plan, index: int, *, ipv6: bool) -> str:
         f"address add {link.far}/31 dev eth0",
         *([f"address add {link.far_v6}/127 dev eth0 nodad"] if ipv6 else []),
         "link set eth0 up",
+        *_neighbours("eth0", _NEAR_MAC, link.near, link.near_v6, ipv6=ipv6),
+        *(f"route add unreachable {network}" for network in (*_NOWHERE_V4, *(_NOWHERE_V6 if ipv6 else ()))),
         f"route add default via {link.near}",
         *([f"route add default via {link.near_v6}"] if ipv6 else []),
     ]
     return _batch(lines)
+
+
+def _neighbours(device: str, mac: str, v4: IPv4Address, v6: IPv6Address, *, ipv6: bool) -> list[str]:
+    addresses = (v4, v6) if ipv6 else (v4,)
+    return [f"neighbour add {address} lladdr {mac} dev {device} nud permanent" for address in addresses]
 
 
 def remove_slot(index: int) -> str:
