@@ -85,8 +85,8 @@ def launch(arguments: argparse.Namespace) -> int:
         cpu_weight=arguments.cpu_weight,
     )
     programs = {Language(name): path for name, _, path in (text.partition("=") for text in arguments.program)}
-    network = Network(arguments.network)
-    return main(LaunchOptions(arguments.fd, arguments.keep, arguments.runs, limits, arguments.uid_base, network, programs))
+    network, allow = Network(arguments.network), arguments.network_allow
+    return main(LaunchOptions(arguments.fd, arguments.keep, arguments.runs, limits, arguments.uid_base, network, programs, allow))
 
 
 def launch_arguments(parser: argparse.ArgumentParser) -> None:
@@ -102,8 +102,29 @@ def launch_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--uid-base", type=int, required=True, help="first of the sandboxes' uids")
     parser.add_argument("--network", choices=("internet", "none"), required=True, help="network of a parked sandbox")
     parser.add_argument(
+        "--network-allow", action="append", default=[], metavar="WHERE[:PORT]", help="what is opened; may be repeated"
+    )
+    parser.add_argument(
         "--program", action="append", default=[], metavar="LANGUAGE=PATH", help="what a language needs of the host"
     )
+    parser.add_argument("--log-level", default="info")
+    parser.add_argument("--log-style", default="json")
+
+
+def dns(arguments: argparse.Namespace) -> int:
+    from appliance import logsetup
+    from appliance.dns.main import DnsOptions, main
+
+    logsetup.configure(arguments.log_level, logsetup.Style(arguments.log_style))
+    return main(DnsOptions(arguments.udp, arguments.tcp, arguments.uid, arguments.name))
+
+
+def dns_arguments(parser: argparse.ArgumentParser) -> None:
+    """It is started by the launcher, which has bound the sockets."""
+    parser.add_argument("--udp", type=int, required=True, help="the bound datagram socket, inherited")
+    parser.add_argument("--tcp", type=int, required=True, help="the listening socket, inherited")
+    parser.add_argument("--uid", type=int, required=True, help="whom it becomes")
+    parser.add_argument("--name", action="append", default=[], help="a name whose addresses it tells; may be repeated")
     parser.add_argument("--log-level", default="info")
     parser.add_argument("--log-style", default="json")
 
@@ -169,6 +190,7 @@ VERBS = {
     ),
     "version": Verb("print the version", version),
     "launch": Verb("start sandboxes for `serve` (internal)", launch, launch_arguments, is_internal=True),
+    "dns": Verb("answer runs' questions for names (internal)", dns, dns_arguments, is_internal=True),
 }
 
 

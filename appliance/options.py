@@ -84,6 +84,7 @@ def launcher_arguments(settings: Settings, path: str, log_level: str, log_style:
         str(settings.sandbox_uid_base),
         "--network",
         limits.network.value,
+        *(word for where in settings.network_allow for word in ("--network-allow", where)),
         *_programs(settings, path),
         "--log-level",
         log_level,

@@ -13,6 +13,7 @@ from appliance.settings_readers import (
     HOST,
     LEVEL,
     NETWORKS,
+    OPENINGS,
     ORIGINS,
     PATH,
     PERCENT,
@@ -41,7 +42,6 @@ RABBITMQ = "RabbitMQ isn't"
 S3 = "S3 isn't"
 OIDC = "OpenID Connect isn't"
 SENTRY = "Sentry isn't"
-FILTER = "the network filter isn't"
 JAVASCRIPT = "JavaScript isn't"
 GO = "Go isn't"
 
@@ -250,7 +250,8 @@ class Settings:
         Var("runs", choice("internet", "none"), "What a run can reach, where its code doesn't say."),
     ] = "internet"
     network_allow: Annotated[
-        tuple[str, ...], Var("runs", TERMS, "Hosts or ranges that are opened beside public addresses.", part=FILTER)
+        tuple[str, ...],
+        Var("runs", OPENINGS, "Hosts or ranges that are opened beside public addresses: `10.1.0.0/16,db.example.org:5432`."),
     ] = ()
     max_memory: Annotated[int, Var("runs", at_least(SIZE, 32 * MIB), "The most memory that a code may ask for.")] = GIB
     max_cpu: Annotated[int, Var("runs", PERCENT, "The most CPU that a code may ask for.")] = 200

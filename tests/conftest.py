@@ -1,4 +1,8 @@
+"""For the whole suite: the network of this machine isn't touched."""
+
 import pytest
+
+from tests.appliance import leave_the_network
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -7,3 +11,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="tests/systemd use the systemd of this machine, which must be one to throw away: tests/vm does so",
     )
+
+
+def pytest_configure() -> None:
+    leave_the_network()

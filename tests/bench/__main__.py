@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from tests.appliance import ROOT, Appliance, environment_of, eventually, running, usable_settings
+from tests.appliance import ROOT, Appliance, environment_of, eventually, leave_the_network, running, usable_settings
 from tests.systemd.box import booted, service, why_no_box
 
 NO_OP = "def Run(engine):\n    pass\n"
@@ -32,6 +32,7 @@ class Row(NamedTuple):
 
 
 def main() -> None:
+    leave_the_network()
     rows = [bare()]
     with (
         tempfile.TemporaryDirectory() as folder,

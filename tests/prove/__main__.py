@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 
-from tests.appliance import ROOT
+from tests.appliance import ROOT, leave_the_network
 from tests.prove import calls, scoped
 from tests.systemd.box import Box, booted, why_no_box
 
@@ -90,6 +90,7 @@ def main(names: list[str]) -> int:
     if unknown := set(names) - set(STEPS):
         print(f"no such step: {', '.join(sorted(unknown))}; there are {', '.join(STEPS)}")
         return 2
+    leave_the_network()
     failed = [name for name in names or STEPS if not STEPS[name]()]
     print(f"not as it must be: {', '.join(failed)}" if failed else "all is as it must be")
     return 1 if failed else 0

@@ -3,15 +3,16 @@
 import http.client
 import statistics
 import threading
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
-from tests.appliance import Appliance, at_once, eventually, status_of
+from tests.appliance import Appliance, eventually, status_of
 from tests.systemd.box import Box, BoxedAppliance, service
 
 CLIENTS = 8
@@ -157,10 +158,9 @@ def swept(appliance: Appliance) -> float:
 
 def call_many(appliance: Appliance, code_id: str, calls: int, clients: int = CLIENTS) -> list[int]:
     """The statuses."""
-    shares: list[Callable[[], list[int]]] = [
-        partial(_call_in_a_row, appliance, code_id, len(range(n, calls, clients))) for n in range(clients)
-    ]
-    return [status for statuses in at_once(shares) for status in statuses]
+    with ThreadPoolExecutor(clients) as threads:  # each call has the guard of its connection; all of them take what they take
+        shares = [len(range(first, calls, clients)) for first in range(clients)]
+        return list(chain.from_iterable(threads.map(partial(_call_in_a_row, appliance, code_id), shares)))
 
 
 def _call_in_a_row(appliance: Appliance, code_id: str, calls: int) -> list[int]:
@@ -185,10 +185,3 @@ def runs_of(appliance: Appliance, code_id: str) -> Iterator[dict[str, dict[str, 
         answer = appliance.manage("GET", path)
         yield from answer.json()
         path = answer.headers.get("link", "").partition(">")[0].removeprefix("<")
-
-
-def timed(work: Callable[[], object]) -> float:
-    """Seconds."""
-    started = time.perf_counter()
-    work()
-    return time.perf_counter() - started

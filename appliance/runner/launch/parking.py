@@ -34,18 +34,19 @@ class Unavailable(Exception):
 
 
 class Garage(NamedTuple):
-    """What all parkings of a launcher share: who tends their sandboxes, and where uids and scopes come from."""
+    """What all parkings of a launcher share: who tends their sandboxes, where uids and scopes come from, and the name server."""
 
     nursery: trio.Nursery
     slots: Slots | None
     scopes: Scopes | None
+    nameserver: str | None
 
 
 class Parking:
     """Keeps `keep` sandboxes of one stage of a language parked, of the default kind; makes others when they are asked for."""
 
     def __init__(self, garage: Garage, stage: Stage, found: Found, *, keep: int, default: Kind, for_program: bool) -> None:
-        self._nursery, self._slots, self._scopes = garage
+        self._nursery, self._slots, self._scopes, self._nameserver = garage
         self._stage = stage
         self._found = found
         self._keep = keep
@@ -138,7 +139,7 @@ class Parking:
 
     async def _renew(self) -> None:
         """The new one is there before the old one retires, so that no claim finds none."""
-        zygote = await zygotes.start(self._stage.preload, self._found)
+        zygote = await zygotes.start(self._stage.preload, self._found, self._nameserver)
         self._drop_zygote()
         self._zygote = zygote
         self.lacking = zygote.lacking

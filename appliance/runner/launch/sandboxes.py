@@ -11,6 +11,7 @@ import structlog
 import trio
 
 from appliance.runner.launch import cgroups, killing
+from appliance.runner.launch.network.namespaces import NetworkFailed
 from appliance.runner.launch.scopes import Scope, ScopeFailed, Scopes
 from appliance.runner.launch.slots import Slot, Slots
 from appliance.runner.launch.zygotes import Forked, ForkFailed, Zygote
@@ -109,7 +110,7 @@ class Sandbox:
         self.zygote.users -= 1
         self.close_near()
         if self._slot is not None:
-            slots.give_back(self._slot)
+            await slots.give_back(self._slot)
 
     def hand_on(self) -> list[int]:
         """The near ends, for whoever was given the sandbox; closing them is then the caller's."""
@@ -185,16 +186,14 @@ async def make(zygote: Zygote, slots: Slots | None, scopes: Scopes | None, shape
     slot = slots.take() if slots else None
     zygote.users += 1
     try:
-        fds = [theirs.fileno(), *channels.far]
-        forked = await zygote.fork(fds, slot, shape.room, with_network=shape.with_network, in_scope=scopes is not None)
-    except BaseException as error:
+        forked = await _fork(zygote, slots, slot, [theirs.fileno(), *channels.far], shape, in_scope=scopes is not None)
+    except BaseException:
         zygote.users -= 1
         status.close()
         close_all(channels.near)
         if slot and slots:
-            slots.give_back(slot)
-        if isinstance(error, ForkFailed):
-            raise SetupFailed(str(error)) from error
+            with trio.CancelScope(shield=True):
+                await slots.give_back(slot)
         raise
     finally:
         theirs.close()
@@ -215,6 +214,19 @@ async def make(zygote: Zygote, slots: Slots | None, scopes: Scopes | None, shape
         await sandbox.tend(slots or Slots(0))
         raise SetupFailed(_explain(record))
     return sandbox
+
+
+async def _fork(
+    zygote: Zygote, slots: Slots | None, slot: Slot | None, fds: list[int], shape: Shape, *, in_scope: bool
+) -> Forked:
+    """Raises `SetupFailed` or `ZygoteFailed`."""
+    try:
+        network = await slots.network_of(slot) if slots and slot and shape.with_network else None
+        given = fds if network is None else [*fds, network]
+        joins = network is not None
+        return await zygote.fork(given, slot, shape.room, with_network=shape.with_network, joins=joins, in_scope=in_scope)
+    except (ForkFailed, NetworkFailed) as error:
+        raise SetupFailed(str(error)) from error
 
 
 def _explain(record: records.Record | None) -> str:

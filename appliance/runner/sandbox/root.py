@@ -28,7 +28,8 @@ _STAGING = "/tmp"  # any folder that is always there; what it holds on the host 
 _PROGRAM_LINKS = ("bin", "lib", "lib32", "lib64", "libx32")
 _DEVICES = {"null": (1, 3), "zero": (1, 5), "full": (1, 7), "random": (1, 8), "urandom": (1, 9)}
 _CERTIFICATES = ("/etc/ssl", "/etc/ca-certificates", "/etc/pki/tls", "/etc/pki/ca-trust")
-_COPIED = ("/etc/resolv.conf", "/etc/localtime", "/etc/mime.types", "/etc/services", "/etc/protocols")
+_RESOLV_CONF = "/etc/resolv.conf"
+_COPIED = (_RESOLV_CONF, "/etc/localtime", "/etc/mime.types", "/etc/services", "/etc/protocols")
 _ALTERNATIVES = "/etc/alternatives"  # which awk is `awk`: programs in /usr/bin are links to here
 _HOSTS = "127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n"
 _NSSWITCH = "passwd: files\ngroup: files\nhosts: files dns\nservices: files\nprotocols: files\n"
@@ -37,7 +38,7 @@ _NSSWITCH = "passwd: files\ngroup: files\nhosts: files dns\nservices: files\npro
 class RootSpec(NamedTuple):
     """`engine` is the folder with the languages' engines, `sandbox` this folder; `interpreter` the Python to run, with its
     prefix; `library` the folder of its shared library, or None when the dynamic linker finds that by itself; `mounts` what the
-    language needs beside that, as pairs of a path on the host and one in the root."""
+    language needs beside that, as pairs of a path on the host and one in the root; `nameserver`: whom runs ask."""
 
     engine: str
     sandbox: str
@@ -45,6 +46,7 @@ class RootSpec(NamedTuple):
     prefix: str
     library: str | None
     mounts: tuple[tuple[str, str], ...]
+    nameserver: str | None
 
     @property
     def interpreter_inside(self) -> str:
@@ -58,6 +60,8 @@ def build(spec: RootSpec) -> None:
     sources = _open_sources(spec)
     alternatives = _links(_ALTERNATIVES)
     files = {path: content for path in _COPIED if (content := _content(path)) is not None}
+    if spec.nameserver is not None:
+        files[_RESOLV_CONF] = f"nameserver {spec.nameserver}\n".encode()
     programs = {name: _read_tree(Path(folder)) for name, folder in (("engines", spec.engine), (_SANDBOX, spec.sandbox))}
     syscalls.mount("none", "/", None, syscalls.MS_REC | syscalls.MS_PRIVATE)
     syscalls.mount("tmpfs", _STAGING, "tmpfs", syscalls.MS_NOSUID, "mode=755,size=16m,nr_inodes=2048")

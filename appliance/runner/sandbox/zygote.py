@@ -32,11 +32,12 @@ from appliance.runner.sandbox import guard, root, syscalls, walls
 
 CONTROL = 3
 REQUEST = struct.Struct("!cBIII")  # operation, flags, and three numbers
-MAX_DESCRIPTORS = 6
+MAX_DESCRIPTORS = 7
 PID = struct.Struct("!I")
 WITH_NETWORK = 1
 OWN_UIDS = 2
 IN_SCOPE = 4
+JOIN_NETWORK = 8  # the last descriptor is the namespace's
 FORK = b"F"
 REAP = b"R"
 HELLO = b"H"  # + the interpreter's version, and the names of what this kernel lacks
@@ -128,7 +129,9 @@ def main(preload: str, program: str) -> None:
         elif operation == FORK:
             identity = guard.Identity(first, second) if flags & OWN_UIDS else None
             confine = _leave_to_scope if flags & IN_SCOPE else _confine
-            plan = guard.Plan(fds, identity, bool(flags & WITH_NETWORK), host.walls[identity is not None], room, confine)
+            network, channels = (fds[-1], fds[:-1]) if flags & JOIN_NETWORK else (None, fds)
+            with_network = bool(flags & WITH_NETWORK)
+            plan = guard.Plan(channels, identity, with_network, network, host.walls[identity is not None], room, confine)
             try:
                 pid = _fork_into_new_namespace(namespace, plan, stage.work)
                 _send_pid(control, FORK + PID.pack(pid), pid)
