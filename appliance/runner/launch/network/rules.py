@@ -15,7 +15,8 @@ _NEW_A_SECOND = 64  # a slot; names that are looked up count too
 _NEW_AT_ONCE = 128
 _MAIL_PORT = 25  # a host that sends spam is soon one whose mail nobody takes
 _SLOT_PREFIX = "s"
-# Who is at the other end of a link is known: nobody asks (a router without link-local addresses couldn't), and nobody can say otherwise.
+# Who is at the other end of a link is known: nobody asks (a router without link-local addresses couldn't), and nobody can say
+# otherwise.
 _NEAR_MAC, _FAR_MAC = "02:ca:c0:de:00:01", "02:ca:c0:de:00:02"
 
 
