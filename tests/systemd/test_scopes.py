@@ -321,7 +321,7 @@ def test_what_was_put_into_a_scope_ends_with_its_run(appliance: BoxedAppliance) 
         for controller in ("systemd", "memory", "pids", "cpu", "unified"):
             (appliance.box.cgroup(controller, f"{SLICE}/{scope}") / "cgroup.procs").write_text(str(stranger.pid))
         appliance.manage("POST", f"/coderun/{run['id']}/cancel")
-        assert stranger.wait(1) == -signal.SIGKILL
+        assert stranger.wait(PATIENCE) == -signal.SIGKILL
         assert call.result().status == 500
     eventually(lambda: scope not in appliance.box.scopes())
 
