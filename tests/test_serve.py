@@ -246,7 +246,7 @@ def test_full_isolation_that_is_not_there_is_one_line(tmp_path: Path) -> None:
     assert refusal.returncode == 1
     [line] = said(refusal)
     assert line.startswith("codeactions: REQUIRE_ISOLATION is full, and this host or version lacks: ")
-    assert "network_filter" in line
+    assert "scope" in line
 
 
 def said(refusal: "subprocess.CompletedProcess[str]") -> list[str]:
