@@ -39,6 +39,8 @@ async def probe_path() -> str | None:
             monitor.kill()
             with trio.CancelScope(shield=True):
                 await monitor.wait()
+                assert monitor.stdout is not None
+                await monitor.stdout.aclose()
         return seen.verdict()
 
 

@@ -62,17 +62,14 @@ def host_table(plan: Plan, *, ipv6: bool, most_connections: int) -> str:
     return "; ".join(lines)
 
 
-def drop_host_table(plan: Plan) -> str:
-    return f"delete table inet {plan.table}"
-
-
 def open_uplinks(plan: Plan, devices: Iterable[str]) -> str:
     return f"add element inet {plan.table} uplinks {{ {', '.join(_quoted(devices))} }}"
 
 
 def trace_probe(plan: Plan, port: int) -> str:
     """The kernel then tells which rules a datagram of the router's own meets on the host."""
-    return f'insert rule inet {plan.table} prerouting iifname "{plan.device}" ip saddr {plan.uplink.far} udp dport {port} meta nftrace set 1'
+    ours = f'iifname "{plan.device}" ip saddr {plan.uplink.far} udp dport {port}'
+    return f"insert rule inet {plan.table} prerouting {ours} meta nftrace set 1"
 
 
 def forget_uplinks(plan: Plan) -> str:
