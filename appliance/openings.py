@@ -54,16 +54,21 @@ def parse(text: str) -> Opening:
         where, port = text.split(":")
     else:
         where, port = text, None
-    if port is not None and not (port.isascii() and port.isdigit() and 1 <= int(port) <= _MOST_PORT):
-        raise ValueError(text)
-    number = None if port is None else int(port)
+    opened = _where(where)
+    if opened is None or (port is not None and not _is_port(port)):
+        raise ValueError(f"not to be opened: {text}")
+    return Opening(opened, None if port is None else int(port))
+
+
+def _is_port(text: str) -> bool:
+    return text.isascii() and text.isdigit() and 1 <= int(text) <= _MOST_PORT
+
+
+def _where(text: str) -> Range | str | None:
     try:
-        opened = ip_network(where, strict=False)
+        opened = ip_network(text, strict=False)
     except ValueError:
         # A name whose last part is a number is an address that is wrong.
-        if _NAME.fullmatch(where) is None or where.rpartition(".")[2].isdigit():
-            raise
-        return Opening(where.lower(), number)
-    if not is_routed(opened):
-        raise ValueError(text)
-    return Opening(opened, number)
+        is_name = _NAME.fullmatch(text) is not None and not text.rpartition(".")[2].isdigit()
+        return text.lower() if is_name else None
+    return opened if is_routed(opened) else None

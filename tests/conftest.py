@@ -1,4 +1,4 @@
-"""For the whole suite: the network of this machine isn't touched."""
+"""For the whole suite: the network of this machine isn't touched, unless the machine is there for that."""
 
 import pytest
 
@@ -13,5 +13,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
-def pytest_configure() -> None:
-    leave_the_network()
+def pytest_configure(config: pytest.Config) -> None:
+    if not config.getoption("--this-machine"):
+        leave_the_network()

@@ -87,6 +87,7 @@ STEPS: dict[str, Callable[[], bool]] = {
 
 
 def main(names: list[str]) -> int:
+    leave_the_network()
     if unknown := set(names) - set(STEPS):
         print(f"no such step: {', '.join(sorted(unknown))}; there are {', '.join(STEPS)}")
         return 2

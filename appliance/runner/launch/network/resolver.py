@@ -77,6 +77,9 @@ async def keep(sockets: Sockets, uid: int, names: Sequence[str], on_addresses: O
                 process.kill()
                 with trio.CancelScope(shield=True):
                     await process.wait()
+                    for pipe in (process.stdin, process.stdout):
+                        assert pipe is not None
+                        await pipe.aclose()
             log.error("the name server has ended", status=process.returncode)
         except OSError as error:
             log.error("the name server can't be started", reason=str(error))

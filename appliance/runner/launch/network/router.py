@@ -5,6 +5,7 @@ import shutil
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import structlog
 import trio
@@ -49,10 +50,20 @@ class Network:
         await namespaces.run(NFT_FILE, text, within=self._router)
 
 
+class Routed(NamedTuple):
+    """A router that is connected to the host, and what holds it. No slot is connected yet."""
+
+    plan: Plan
+    router: Namespace
+    table: Table
+    forwarding: forwarding.Forwarding
+    ipv6: bool
+    no_ipv6: str
+
+
 @asynccontextmanager
-async def opened(allow: Sequence[str], name_server_uid: int) -> AsyncIterator[Network]:
-    """The network, until the end of the block. `allow`: NETWORK_ALLOW; `name_server_uid`: its own. Raises `NetworkFailed`."""
-    allowed = [openings.parse(text) for text in allow]
+async def routed(allowed: Sequence[Opening]) -> AsyncIterator[Routed]:
+    """Until the end of the block, which leaves nothing. Raises `NetworkFailed`."""
     async with AsyncExitStack() as stack:
         _check_host()
         no_ipv6 = forwarding.why_no_ipv6()
@@ -70,12 +81,19 @@ async def opened(allow: Sequence[str], name_server_uid: int) -> AsyncIterator[Ne
         if ipv6:
             held.open_ipv6()
         await _open_uplinks(held, host_table, plan)
+        yield Routed(plan, router, host_table, held, ipv6, no_ipv6)
+
+
+@asynccontextmanager
+async def opened(allow: Sequence[str], name_server_uid: int) -> AsyncIterator[Network]:
+    """The network, until the end of the block. `allow`: NETWORK_ALLOW; `name_server_uid`: its own. Raises `NetworkFailed`."""
+    allowed = [openings.parse(text) for text in allow]
+    async with AsyncExitStack() as stack:
+        plan, router, host_table, held, ipv6, no_ipv6 = await stack.enter_async_context(routed(allowed))
         sockets = resolver.open_sockets(plan)
-        for sock in sockets:
-            stack.enter_context(sock)
         trackers = (conntrack.open_socket(), await namespaces.call(router, conntrack.open_socket))
-        for tracker in trackers:
-            stack.enter_context(tracker)
+        for sock in (*sockets, *trackers):
+            stack.enter_context(sock)
         places = Places(plan, router, trackers, ipv6=ipv6)
         stack.callback(places.close)
         network = Network(plan, places, router, allowed)

@@ -15,8 +15,7 @@ _NEW_A_SECOND = 64  # a slot; names that are looked up count too
 _NEW_AT_ONCE = 128
 _MAIL_PORT = 25  # a host that sends spam is soon one whose mail nobody takes
 _SLOT_PREFIX = "s"
-# Who is at the other end of a link is known: nobody asks (a router without link-local addresses couldn't), and nobody can say
-# otherwise.
+# Who is at the other end of a link is known: nobody asks (without link-local addresses a router can't), nor says otherwise.
 _NEAR_MAC, _FAR_MAC = "02:ca:c0:de:00:01", "02:ca:c0:de:00:02"
 
 
@@ -63,12 +62,14 @@ def host_table(plan: Plan, *, ipv6: bool, most_connections: int) -> str:
     return "; ".join(lines)
 
 
-def drop_host_table(plan: Plan) -> str:
-    return f"delete table inet {plan.table}"
-
-
 def open_uplinks(plan: Plan, devices: Iterable[str]) -> str:
     return f"add element inet {plan.table} uplinks {{ {', '.join(_quoted(devices))} }}"
+
+
+def trace_probe(plan: Plan, port: int) -> str:
+    """The kernel then tells which rules a datagram of the router's own meets on the host."""
+    ours = f'iifname "{plan.device}" ip saddr {plan.uplink.far} udp dport {port}'
+    return f"insert rule inet {plan.table} prerouting {ours} meta nftrace set 1"
 
 
 def forget_uplinks(plan: Plan) -> str:

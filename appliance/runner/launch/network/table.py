@@ -4,7 +4,9 @@ The owner is `nft -i`, fed by a pipe of ours. When this process ends, however it
 sandboxes take to die, since without the table what still runs would reach the host.
 """
 
+import os
 import shlex
+import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from subprocess import DEVNULL, PIPE
@@ -12,7 +14,6 @@ from subprocess import DEVNULL, PIPE
 import structlog
 import trio
 
-from appliance.runner.launch.network import rules
 from appliance.runner.launch.network.addresses import Plan
 from appliance.runner.launch.network.namespaces import NetworkFailed, run
 
@@ -69,10 +70,14 @@ class Table:
         return False
 
     async def end(self) -> None:
-        with trio.CancelScope(shield=True), suppress(NetworkFailed):
-            await self.say(rules.drop_host_table(self._plan))
-            assert self._owner.stdin is not None
-            await self._owner.stdin.aclose()
+        """With its owner the table goes at once: everything that it kept from the host has ended."""
+        with trio.CancelScope(shield=True):
+            with suppress(ProcessLookupError):
+                os.killpg(self._owner.pid, signal.SIGKILL)
+            await self._owner.wait()
+            for pipe in (self._owner.stdin, self._owner.stderr):
+                assert pipe is not None
+                await pipe.aclose()
 
 
 @asynccontextmanager
