@@ -164,6 +164,19 @@ def test_the_root_has_only_what_programs_need(appliance: Appliance) -> None:
     assert seen["/usr/local"] == seen["/usr/src"] == []
 
 
+def test_no_file_gives_a_privilege(appliance: Appliance) -> None:
+    """There are such files in /usr; without nosuid on every mount they would be a way up."""
+    program = """
+    import stat
+    found = [path for path in ("/usr/bin/su", "/usr/bin/passwd", "/usr/bin/mount") if os.path.exists(path)]
+    seen = [[bool(os.stat(path).st_mode & stat.S_ISUID) for path in found]]
+    seen += [bool(os.statvfs(path).f_flag & os.ST_NOSUID) for path in [*found, "/", "/tmp", "/dev/shm", "/engine"]]
+    """
+    modes, *flags = look(appliance, program)
+    assert any(modes)
+    assert all(flags)
+
+
 def test_every_mount_but_its_own_is_read_only(appliance: Appliance) -> None:
     seen = look(appliance, 'seen = open("/proc/self/mountinfo").read().splitlines()')
     mounts = {fields[4]: fields[5].split(",") for fields in map(str.split, seen)}

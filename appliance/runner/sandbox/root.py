@@ -14,6 +14,7 @@ need; /proc of the zygote's own pid namespace.
 """
 
 import os
+import re
 import stat
 import subprocess
 from pathlib import Path
@@ -184,7 +185,8 @@ def _links(folder: str) -> dict[str, str]:
         links = {entry.name: os.readlink(entry.path) for entry in os.scandir(folder) if entry.is_symlink()}
     except FileNotFoundError:
         return {}
-    return {name: target for name, target in links.items() if target.startswith("/usr/")}
+    is_there = re.compile("/usr/(?!local/)").match
+    return {name: target for name, target in links.items() if is_there(target)}
 
 
 def _write_links(folder: Path, links: dict[str, str]) -> None:
