@@ -3,6 +3,8 @@
 import os
 import sys
 
+from tests.attacks.table import MARK
+
 HEAD = """
 import errno, os, signal, socket, stat, subprocess, sys, time
 def outcome(attempt, *arguments):
@@ -117,6 +119,22 @@ def attempt():
     listener.bind(address)
     listener.listen()
     socket.socket(socket.AF_UNIX).connect(address)
+"""
+
+OUTLIVES = f"""{HEAD}
+for number in (signal.SIGTERM, signal.SIGHUP):
+    signal.signal(number, signal.SIG_IGN)
+reader, writer = os.pipe()
+if os.fork() == 0:
+    os.setsid()
+    if os.fork() == 0:
+        for fd in (0, 1, 2):
+            os.dup2(os.open(os.devnull, os.O_RDWR), fd)
+        os.execv("/usr/bin/sleep", ["sleep", {MARK!r}])
+    os._exit(0)
+os.close(writer)
+os.read(reader, 1)  # its end: the program has been executed
+print("left behind")
 """
 
 PAYLOADS = {

@@ -12,6 +12,8 @@ WORKED = "it worked"
 REFUSED_FILE = ("ENOENT", "EROFS", "EACCES", "EPERM")
 OUT_OF_MEMORY = "out_of_memory"
 
+MARK = "611.7353"  # seconds, in the command line of the process that `OUTLIVES` leaves behind
+
 LANGUAGES = ("python",)
 
 
@@ -27,9 +29,11 @@ class Attack(NamedTuple):
 
 
 class Payloads(Protocol):
-    """A language's module."""
+    """A language's module. `OUTLIVES` is a program that ends at once and leaves `sleep MARK` behind, which has left its session,
+    has no parent, and hears neither SIGTERM nor SIGHUP."""
 
     PAYLOADS: dict[str, str]
+    OUTLIVES: str
 
     def command(self, source: str) -> list[str]:
         """Runs a payload outside of the cage. It may use nothing below /tmp, which is another one there."""
