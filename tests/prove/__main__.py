@@ -9,11 +9,13 @@ import sys
 from collections.abc import Callable
 
 from tests.appliance import ROOT, leave_the_network
-from tests.prove import calls, scoped
+from tests.prove import calls, neighbours, scoped
 from tests.systemd.box import Box, booted, why_no_box
 
 CALLS, LEFT, FORKS, ENDS, REPEATS = 1000, 3000, 10_000, 500, 20
+BESIDE = 300
 P99_MS = 1000
+MOST_SLOWER = 2.0
 
 
 def thousand_calls() -> bool:
@@ -57,6 +59,14 @@ def ends(box: Box) -> bool:
     return found.p99_ms < P99_MS and found.statuses == {408: ENDS} and found.strays == 0
 
 
+def beside(box: Box) -> bool:
+    """A project's calls take at most twice as long beside another's that burns processor, memory and processes."""
+    found = neighbours.neighbours(box, BESIDE)
+    print(f"{BESIDE} calls alone: p95 {found.alone_p95_ms:.1f} ms; beside a project that burns: {found.beside_p95_ms:.1f} ms")
+    print(f"ratio: {found.ratio:.2f}; ends: {dict(found.statuses)}; of the other's calls: {found.burnt}")
+    return found.ratio <= MOST_SLOWER and found.statuses == {200: 2 * BESIDE}
+
+
 def repeats() -> bool:
     """The tests on a real systemd, again and again."""
     green = 0
@@ -82,6 +92,7 @@ STEPS: dict[str, Callable[[], bool]] = {
     "left": lambda: in_a_box(nothing_left),
     "forks": lambda: in_a_box(forks),
     "ends": lambda: in_a_box(ends),
+    "beside": lambda: in_a_box(beside),
     "repeats": repeats,
 }
 

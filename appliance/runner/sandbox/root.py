@@ -14,6 +14,7 @@ need; /proc of the zygote's own pid namespace.
 """
 
 import os
+import re
 import stat
 import subprocess
 from pathlib import Path
@@ -27,7 +28,9 @@ _PROGRAM_SUFFIXES = {".py", ".pyc"}
 _STAGING = "/tmp"  # any folder that is always there; what it holds on the host can't be seen from inside
 _PROGRAM_LINKS = ("bin", "lib", "lib32", "lib64", "libx32")
 _DEVICES = {"null": (1, 3), "zero": (1, 5), "full": (1, 7), "random": (1, 8), "urandom": (1, 9)}
-_CERTIFICATES = ("/etc/ssl", "/etc/ca-certificates", "/etc/pki/tls", "/etc/pki/ca-trust")
+# Not the folders above them: a host keeps its private keys there.
+_CERTIFICATES = ("/etc/ssl/certs", "/etc/ca-certificates", "/etc/pki/tls/certs", "/etc/pki/ca-trust")
+_OF_CERTIFICATES = ("/etc/ssl/openssl.cnf", "/etc/pki/tls/openssl.cnf", "/etc/pki/tls/cert.pem")
 _RESOLV_CONF = "/etc/resolv.conf"
 _COPIED = (_RESOLV_CONF, "/etc/localtime", "/etc/mime.types", "/etc/services", "/etc/protocols")
 _ALTERNATIVES = "/etc/alternatives"  # which awk is `awk`: programs in /usr/bin are links to here
@@ -59,7 +62,7 @@ def build(spec: RootSpec) -> None:
     """Builds the root and makes it this process's own. Needs CAP_SYS_ADMIN in its user namespace."""
     sources = _open_sources(spec)
     alternatives = _links(_ALTERNATIVES)
-    files = {path: content for path in _COPIED if (content := _content(path)) is not None}
+    files = {path: content for path in (*_COPIED, *_OF_CERTIFICATES) if (content := _content(path)) is not None}
     if spec.nameserver is not None:
         files[_RESOLV_CONF] = f"nameserver {spec.nameserver}\n".encode()
     programs = {name: _read_tree(Path(folder)) for name, folder in (("engines", spec.engine), (_SANDBOX, spec.sandbox))}
@@ -168,7 +171,9 @@ def _make_etc(root: Path, files: dict[str, bytes], spec: RootSpec) -> None:
     etc = root / "etc"
     etc.mkdir(exist_ok=True)
     for path, content in files.items():
-        (root / path.lstrip("/")).write_bytes(content)
+        place = root / path.lstrip("/")
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(content)
     (etc / "hosts").write_text(_HOSTS)
     (etc / "nsswitch.conf").write_text(_NSSWITCH)
     for name in ("passwd", "group"):  # a sandbox's own line, in its own /run
@@ -184,7 +189,8 @@ def _links(folder: str) -> dict[str, str]:
         links = {entry.name: os.readlink(entry.path) for entry in os.scandir(folder) if entry.is_symlink()}
     except FileNotFoundError:
         return {}
-    return {name: target for name, target in links.items() if target.startswith("/usr/")}
+    is_there = re.compile("/usr/(?!local/)").match
+    return {name: target for name, target in links.items() if is_there(target)}
 
 
 def _write_links(folder: Path, links: dict[str, str]) -> None:
