@@ -202,7 +202,7 @@ def test_a_fork_as_the_first_statement_is_in_the_scope(appliance: BoxedAppliance
 
 def test_the_service_itself_holds_no_sandbox(appliance: BoxedAppliance) -> None:
     """Server, launcher, zygote, and of the network the name server and the four that own the host's table."""
-    kinds = (b"\0serve", b"\0launch", b"zygote", b"\0dns\0", b"cat", b"nft")
+    kinds = (b"\0serve\0", b"\0launch\0", b"zygote", b"\0dns\0", b"cat", b"nft")
     commands = [cmdline(pid) for pid in appliance.processes]
     assert all(any(kind in command for kind in kinds) for command in commands), commands
     assert [sum(kind in command for command in commands) for kind in kinds[:4]] == [1, 1, 1, 1], commands
