@@ -57,8 +57,8 @@ def test_a_run_that_follows_sees_no_connection_of_the_one_before(appliance: Appl
 def test_a_neighbour_connects_while_another_floods(appliance: Appliance) -> None:
     flood = appliance.calling(appliance.create(FLOOD))
     once = appliance.create("import socket\ndef Run(engine):\n    socket.create_connection(('93.184.216.34', 80), 2)\n")
-    answers = [appliance.call(once).status for _ in range(10)]
-    assert answers == [200] * 10
+    answers = [appliance.call(once) for _ in range(10)]
+    assert [answer.body for answer in answers if answer.status != 200] == []
     flood.result()
 
 

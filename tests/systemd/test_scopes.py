@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tests.appliance import HANG_GUARD, PATIENCE, Response, alive, at_once, eventually, status_of
+from tests.appliance import HANG_GUARD, PATIENCE, Response, alive, at_once, cmdline, eventually, status_of
 from tests.systemd.box import SLICE, Box, BoxedAppliance, service
 
 MIB = 1 << 20
@@ -202,7 +202,12 @@ def test_a_fork_as_the_first_statement_is_in_the_scope(appliance: BoxedAppliance
 
 
 def test_the_service_itself_holds_no_sandbox(appliance: BoxedAppliance) -> None:
-    assert len(appliance.processes) == 3
+    """Server, launcher, zygote, and of the network the name server and the four that own the host's table."""
+    kinds = (b"\0serve\0", b"\0launch\0", b"zygote", b"\0dns\0", b"cat", b"nft")
+    commands = [cmdline(pid) for pid in appliance.processes]
+    assert all(any(kind in command for kind in kinds) for command in commands), commands
+    assert [sum(kind in command for command in commands) for kind in kinds[:4]] == [1, 1, 1, 1], commands
+    assert len(commands) == 8
 
 
 def test_a_time_out_leaves_nothing(appliance: BoxedAppliance) -> None:

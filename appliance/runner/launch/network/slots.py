@@ -1,6 +1,7 @@
 """The part of the network that is a slot's: a namespace with one neighbour, made at first use and kept for its next runs."""
 
 import socket
+from contextlib import suppress
 from typing import NamedTuple
 
 import structlog
@@ -31,6 +32,7 @@ class Places:
         self._trackers = trackers  # of the host and of the router
         self._ipv6 = ipv6
         self._places: dict[int, _Place] = {}
+        self._turn = trio.Lock()  # of the trackers: one conversation at a time
 
     async def of(self, slot: int) -> int:
         """A descriptor of the slot's namespace, which stays ours. Raises `NetworkFailed`."""
@@ -62,12 +64,16 @@ class Places:
             return
         self._places[slot] = place._replace(sent=sent)
         try:
-            await trio.to_thread.run_sync(self._forget, slot)
+            async with self._turn:
+                await trio.to_thread.run_sync(self._forget, slot)
             if _has_connections(place.namespace):
                 await self._remove(slot)
         except (OSError, NetworkFailed) as error:
             log.error("a slot's network can't be cleaned", slot=slot, reason=str(error))
-            self._drop(slot)
+            with suppress(NetworkFailed):  # it may be gone already
+                await namespaces.run(IP_BATCH, rules.remove_slot(slot), within=self._router)
+            if slot in self._places:
+                self._drop(slot)
 
     def _forget(self, slot: int) -> None:
         link = self._plan.slot(slot)
