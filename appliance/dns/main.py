@@ -55,7 +55,7 @@ async def _serve(options: DnsOptions) -> None:
     listener = trio.SocketListener(trio.socket.from_stdlib_socket(socket.socket(fileno=options.tcp)))
     upstream = Upstream()
     server = Server(upstream)
-    log.info("answering runs", servers=upstream.servers())
+    log.debug("answering runs", servers=upstream.servers())
     async with trio.open_nursery() as nursery:
         nursery.start_soon(server.serve_udp, udp, name="udp")
         nursery.start_soon(server.serve_tcp, listener, name="tcp")
