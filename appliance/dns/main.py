@@ -40,7 +40,9 @@ def _drop(uid: int) -> None:
     """For good, and no more than it needs of anything. Everything is imported: where root can read, this uid often can't."""
     os.chdir("/")
     for kind, most in ((resource.RLIMIT_NOFILE, _OPEN_FILES), (resource.RLIMIT_DATA, _MEMORY), (resource.RLIMIT_CORE, 0)):
-        resource.setrlimit(kind, (most, most))
+        hard = resource.getrlimit(kind)[1]
+        limit = most if hard == resource.RLIM_INFINITY else min(most, hard)
+        resource.setrlimit(kind, (limit, limit))
     if os.geteuid() == 0:
         syscalls.drop_bounding_set()
         os.setgroups([])

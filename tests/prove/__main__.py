@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 
+from appliance.runner.execution import TIMEOUT_MESSAGE
 from tests.appliance import ROOT, leave_the_network
 from tests.prove import calls, neighbours, scoped
 from tests.systemd.box import Box, booted, why_no_box
@@ -54,9 +55,9 @@ def forks(box: Box) -> bool:
 def ends(box: Box) -> bool:
     """Runs with ten double-forked children are gone within a second of their time-out, 99 of 100."""
     found = scoped.ends(box, ENDS)
-    print(f"{ENDS} time-outs with ten double-forked children each: {dict(found.statuses)}; processes left: {found.strays}")
+    print(f"{ENDS} time-outs with ten double-forked children each: {dict(found.messages)}; processes left: {found.strays}")
     print(f"from the time-out to nothing left: p99 {found.p99_ms:.0f} ms, at most {max(found.late_ms):.0f} ms")
-    return found.p99_ms < P99_MS and found.statuses == {408: ENDS} and found.strays == 0
+    return found.p99_ms < P99_MS and found.messages == {TIMEOUT_MESSAGE: ENDS} and found.strays == 0
 
 
 def beside(box: Box) -> bool:

@@ -117,8 +117,10 @@ async def run(command: Sequence[str], text: str = "", *, within: Namespace | Non
                 check=False,
                 env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"},
             )
-        except OSError as error:
-            raise NetworkFailed(f"{command[0]}: {error.strerror}") from error
+        except (OSError, ExceptionGroup) as error:
+            if isinstance(error, ExceptionGroup) and error.split(OSError)[1] is not None:
+                raise  # not of a process that couldn't be started, such as for want of descriptors
+            raise NetworkFailed(f"{command[0]}: {error}") from error
         if done.returncode != 0:
             said = bytes(done.stderr or b"").decode(errors="replace").strip().splitlines()
             raise NetworkFailed(f"{shlex.join(command)}: {said[0] if said else f'status {done.returncode}'}")

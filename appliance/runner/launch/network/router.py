@@ -162,7 +162,10 @@ async def _watch_uplinks(held: forwarding.Forwarding, host_table: Table, plan: P
     known = (held.is_open(), forwarding.uplinks())
     while True:
         await trio.sleep(_LOOK_SECONDS)
-        now = (held.is_open(), forwarding.uplinks())
-        if now != known:
-            await _open_uplinks(held, host_table, plan)
-            known = now
+        try:
+            now = (held.is_open(), forwarding.uplinks())
+            if now != known:
+                await _open_uplinks(held, host_table, plan)
+                known = now
+        except (OSError, NetworkFailed) as error:  # too many open files: the next look sees what has changed
+            log.error("the host's uplinks can't be looked at", reason=str(error))
