@@ -23,10 +23,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "settings_report": {"settings", "settings_table"},
     "logsetup": set(),
     "sdnotify": set(),
+    "program": {"errors"},
     "admintoken": {"errors"},
     "privileges": {"errors", "runner"},
     "supervisor": set(),
-    "runner": VALUES,
+    "runner": VALUES | {"program"},
     "storage.interface": VALUES,
     "coordination.interface": VALUES,
     "storage": VALUES | {"storage.interface"},
@@ -35,7 +36,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "__main__": {"cli"},
 }
 # They put everything together: the verbs that need all of it, and what `serve` is made of. The settings stop here.
-COMPOSITION = {"cli", "serve", "runfile", "startup", "assembly", "options"}
+COMPOSITION = {"cli", "serve", "runfile", "startup", "assembly", "options", "selftest"}
 # The modules that hold the bridge between Trio and asyncio, or that wrap one asyncio library.
 BRIDGES: set[str] = set()
 ASYNCIO_LIBRARIES = {"asyncio", "trio_asyncio", "asyncpg", "redis", "aio_pika", "aiormq", "aioboto3", "aiobotocore", "pymongo"}
