@@ -29,6 +29,9 @@ LEFT_OUT = _ELSEWHERE | {"_tkinter", "tkinter", "turtle", "turtledemo", "idlelib
 
 _NOT_MODULES = {"test", "site-packages", "dist-packages", "lib-dynload", "__pycache__", "sitecustomize.py", "EXTERNALLY-MANAGED"}
 _TESTS = {"test", "tests", "__pycache__", "_bundled"}  # of packages; `_bundled` are ensurepip's wheels
+# PyInstaller finds them by way of distutils, and nothing of ours imports them.
+_TOOLS = {"setuptools", "_distutils_hack", "pkg_resources"}
+EXCLUDED = sorted(LEFT_OUT - {"nt"} | _TOOLS)  # `nt` is a name that it knows how to leave out itself
 _SUFFIX = f".{sys.implementation.cache_tag}.pyc"
 
 
