@@ -139,14 +139,14 @@ async def _standard_library(launcher: Launcher, settings: Settings) -> tuple[str
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder, "action.py")
         source.write_text(_IMPORT_ALL + _ZONE + _PRINT)
-        outcome, _ = await _run(launcher, settings, source)
+        outcome, logs = await _run(launcher, settings, source)
     with suppress(ValueError):
         place, inside = json.loads(_value(outcome))
         absent = json.loads(outside.stdout)[1]
         if inside == absent:
             return "ok", f"the standard library imports in a sandbox, by {place}, but for: {', '.join(absent) or 'nothing'}"
         return "FAILED", f"modules that import outside a sandbox don't inside: {', '.join(sorted({*inside} - {*absent}))}"
-    return "FAILED", f"the standard library in a sandbox: {outcome.message}; outside: {outside.stderr.strip()}"
+    return "FAILED", "\n".join([f"the standard library in a sandbox: {outcome.message}", *logs, outside.stderr])
 
 
 async def _run(launcher: Launcher, settings: Settings, source: Path) -> tuple[Outcome, list[str]]:

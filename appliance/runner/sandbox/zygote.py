@@ -80,6 +80,7 @@ def _become_zygote(spec: root.RootSpec, control: socket.socket, time_zone: str, 
         _write("/proc/self/gid_map", f"0 {gid} 1")
     if os.fork() != 0:
         os._exit(0)  # the launcher adopts the zygote: it is a subreaper
+    os.umask(0o022)  # root's own may be narrower, and other uids are to read what we make
     interpreter = root.build(spec)
     os.dup2(control.fileno(), CONTROL)
     null = os.open("/dev/null", os.O_RDWR)
