@@ -106,6 +106,11 @@ def dependencies(pure: Iterable[Entry], work: Path) -> Iterator[Entry]:
         yield compiled(Path(source), f"{inner}.pyc", f"{inner}.py", work)
 
 
+def data(found: Iterable[Entry]) -> Iterator[Entry]:
+    """Without the lists of installed files, which have hashes of scripts that name this machine's folders."""
+    yield from (entry for entry in found if Path(entry[0]).name != "RECORD")
+
+
 def compiled(source: Path, place: str, shown: str, work: Path) -> Entry:
     """`shown` is the file's name in tracebacks; the import system puts the real one there where the source lies next to it."""
     text = source.read_bytes()
