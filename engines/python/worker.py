@@ -4,6 +4,7 @@ rehearse → read the job → execute it → wait for its threads → say how it
 it believes the channel, so the status says the same: 0 completed, 1 failed.
 """
 
+import mmap
 import os
 import random
 import signal
@@ -52,7 +53,8 @@ class _Worker:
         self._channel.follow_forks()
         self._streams = Streams(self._channel)
         self._limits: dict[str, object] = {}
-        self._reserve = bytearray(_RESERVE)
+        # Not a bytearray, which fills itself with zeros: 512 pages for every sandbox.
+        self._reserve = mmap.mmap(-1, _RESERVE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         random.seed()
         threading.stack_size(_THREAD_STACK)
         threading.excepthook = self._log_thread_error
@@ -92,7 +94,7 @@ class _Worker:
         return self._completed()
 
     def _failed(self, error: BaseException) -> int:
-        del self._reserve
+        self._reserve.close()
         failure = failure_of(error, self._limits)
         self._log_error(failure.traceback)
         return self._fail(failure.kind, failure.message)
