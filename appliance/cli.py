@@ -160,8 +160,8 @@ VERBS = {
     "selftest": Verb(
         "check that this installation is whole",
         selftest,
-        description="Imports every module, looks for the engines' files, and runs an action in each language that this host has. Exit "
-        "status 0 when all is well; a language that the host lacks is said, and is no failure.",
+        description="Imports every module, looks for the engines' files, and runs an action in each language that this host has. "
+        "Exit status 0 when all is well; a language that the host lacks is said, and is no failure.",
     ),
     "version": Verb("print the version", version),
     "launch": Verb("start sandboxes for `serve` (internal)", launch, launch_arguments, is_internal=True),

@@ -1,7 +1,7 @@
 """What this program was started as, a checkout or the binary: where it lies, how to start another process of it, its Python.
 
-The binary's tree: the program `codeactions`, and below `_internal` our packages with their sources, the other projects' modules, and
-`python`, the prefix of the interpreter that sandboxes get, with the standard library that both use.
+The binary's tree: the program `codeactions`, and below `_internal` our packages with their sources, the other projects' modules,
+and `python`, the prefix of the interpreter that sandboxes get, with the standard library that both use.
 """
 
 import os
@@ -64,8 +64,8 @@ def refuse_foreign_tree() -> None:
         return
     if (changeable := changeable_by_others(own)) is not None:
         raise CannotStart(
-            f"others than root can write {changeable}, and root runs what lies there: give it to root and take the right to write from "
-            "group and others, or name a folder of root's in CODEACTIONS_UNPACK"
+            f"others than root can write {changeable}, and root runs what lies there: give it to root and take the right to "
+            "write from group and others, or name a folder of root's in CODEACTIONS_UNPACK"
         )
 
 

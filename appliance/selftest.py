@@ -1,7 +1,7 @@
 """`codeactions selftest`: whether this installation is whole. The build asks it of the binary that it has made.
 
-Every module of ours imports, engines and their data are there, an action runs in each language that this host has, and whatever the
-sandboxes' Python imports outside a sandbox it imports inside. What the host lacks is said, and is no failure.
+Every module of ours imports, engines and their data are there, an action runs in each language that this host has, and whatever
+the sandboxes' Python imports outside a sandbox it imports inside. What the host lacks is said, and is no failure.
 """
 
 import importlib
@@ -11,7 +11,7 @@ import pkgutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import aclosing, suppress
 from pathlib import Path
 
@@ -109,15 +109,14 @@ def _has_source(module: str) -> bool:
 
 
 async def _runs(settings: Settings, begun: startup.Begun, good: bool) -> bool:
-    async with runfile.open_launcher(begun) as launcher:
-        async with aclosing(_lines(launcher, settings)) as lines:
-            async for mark, line in lines:
-                sys.stdout.write(f"{mark:8} {line}\n")
-                good = good and mark != "FAILED"
+    async with runfile.open_launcher(begun) as launcher, aclosing(_lines(launcher, settings)) as lines:
+        async for mark, line in lines:
+            sys.stdout.write(f"{mark:8} {line}\n")
+            good = good and mark != "FAILED"
     return good
 
 
-async def _lines(launcher: Launcher, settings: Settings) -> AsyncIterator[tuple[str, str]]:
+async def _lines(launcher: Launcher, settings: Settings) -> AsyncGenerator[tuple[str, str], None]:
     for language in Language:
         if language not in launcher.languages:
             yield "absent", f"{language}: {launcher.lacking[language]}"
@@ -136,10 +135,10 @@ def _sample(language: Language) -> Path:
 async def _standard_library(launcher: Launcher, settings: Settings) -> tuple[str, str]:
     command = [program.sandbox_python().executable, "-I", "-S", "-c", _IMPORT_ALL + _PRINT]
     outside = subprocess.run(command, capture_output=True, text=True, check=False, env={"LANG": "C.UTF-8"})  # noqa: ASYNC221
-    with tempfile.TemporaryDirectory() as folder:
-        source = Path(folder, "action.py")
-        source.write_text(_IMPORT_ALL + _ZONE + _PRINT)
-        outcome, logs = await _run(launcher, settings, source)
+    with tempfile.NamedTemporaryFile("w", suffix=".py") as source:
+        source.write(_IMPORT_ALL + _ZONE + _PRINT)
+        source.flush()
+        outcome, logs = await _run(launcher, settings, Path(source.name))
     with suppress(ValueError):
         place, inside = json.loads(_value(outcome))
         absent = json.loads(outside.stdout)[1]

@@ -55,9 +55,7 @@ def begin(loaded: Loaded, log_level: str, *, listen: bool) -> Begun:
         log.warning("setting ignored", reason=warning)
     _raise_descriptor_limit()
     listener = _listen(settings.host, settings.port) if listen else None
-    launcher = start_launcher(
-        program.command("launch", *launcher_arguments(settings, loaded.host.path, log_level, style.value))
-    )
+    launcher = start_launcher(program.command("launch", *launcher_arguments(settings, loaded.host.path, log_level, style.value)))
     if listen:
         privileges.make_state_dir(settings.state_dir)
     privileges.become_unprivileged(settings.state_dir, program.folders())

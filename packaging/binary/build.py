@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Builds the binary: `build.py TARGET`, with the Python of an environment that holds the lock of the group `build` and nothing else.
+"""Builds the binary: `build.py TARGET`, with the Python of an environment that holds the lock of the group `build`, nothing else.
 
 THEORY OF OPERATION
 
-1. gcc makes three small things: the sandboxes' Python (interpreter.c, around libpython), a libexpat that Ubuntu 22.04's glibc can load
-   (Debian's archive with random.c), and the beginning of the file (unpack.c, static).
+1. gcc makes three small things: the sandboxes' Python (interpreter.c, around libpython), a libexpat that Ubuntu 22.04's glibc can
+   load (Debian's archive with random.c), and the beginning of the file (unpack.c, static).
 2. PyInstaller makes the tree (codeactions.spec, contents.py).
 3. The tree is listed, its files' contents compressed one after the other, and all put together.
 4. The file starts from a folder of its own and tests itself: `codeactions selftest`.
@@ -35,8 +35,7 @@ ROOT = HERE.parent.parent
 MAGIC = b"codeactions-tree"
 TRAILER = struct.Struct("<QQQQQQ64s16s")
 MOST_BYTES = 40_000_000
-RPATH = f"$ORIGIN/../lib/{Path(contents.LIBRARIES).name}:{contents.INSIDE}/lib/{Path(contents.LIBRARIES).name}"
-# Where a program starts doesn't depend on this machine: paths of it would be in debug information and in assertions.
+# No path of this machine: they would be in debug information and in assertions.
 COMPILE = ("gcc", "-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror", f"-ffile-prefix-map={ROOT}=.", "-s", "-Wl,--build-id=none")
 
 
@@ -60,34 +59,40 @@ def die(message: str) -> NoReturn:
 def run(command: Sequence[str | Path], **environment: str) -> None:
     """Its output is shown when it fails."""
     inherited = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
-    done = subprocess.run(
-        list(map(str, command)), env=inherited | environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
-    )
+    done = subprocess.run(list(map(str, command)), env=inherited | environment, capture_output=True, text=True, check=False)
     if done.returncode != 0:
-        die(f"{Path(command[0]).name} failed:\n{done.stdout}")
+        die(f"{Path(command[0]).name} failed:\n{done.stdout}{done.stderr}")
 
 
 def compile_parts(work: Path) -> None:
-    library = Path(sysconfig.get_config_var("LIBDIR"), sysconfig.get_config_var("INSTSONAME"))
-    if not library.is_file():
-        library = Path(sysconfig.get_config_var("LIBDIR"), sysconfig.get_config_var("MULTIARCH") or "", library.name)
-    if library.suffix == ".a" or not library.is_file():
-        die(f"{sys.base_prefix} has no shared libpython: install libpython{sys.version_info[0]}.{sys.version_info[1]}")
-    name = f'-DLIBRARIES="{Path(contents.LIBRARIES).name}"'
-    includes = f"-I{sysconfig.get_path('include')}"
+    name = Path(contents.LIBRARIES).name
+    home = [f'-DLIBRARIES="{name}"', f"-I{sysconfig.get_path('include')}"]
     # RPATH and not RUNPATH: it holds for the libraries of libraries too.
-    run([*COMPILE, name, includes, "-o", work / "python3", HERE / "interpreter.c", library, "-Wl,--disable-new-dtags", f"-Wl,-rpath,{RPATH}"])
+    search = ["-Wl,--disable-new-dtags", f"-Wl,-rpath,$ORIGIN/../lib/{name}:{contents.INSIDE}/lib/{name}"]
+    run([*COMPILE, *home, "-o", work / "python3", HERE / "interpreter.c", libpython(), *search])
     exported = work / "expat.map"
     exported.write_text("{ global: XML_*; local: *; };\n")
-    linked = ["-shared", "-fPIC", "-Wl,-soname,libexpat.so.1", "-Wl,-Bsymbolic", f"-Wl,--version-script={exported}"]
-    run([*COMPILE, *linked, "-o", work / "libexpat.so.1", HERE / "random.c", "-Wl,--whole-archive", "-l:libexpat.a", "-Wl,--no-whole-archive"])
+    shared = ["-shared", "-fPIC", "-Wl,-soname,libexpat.so.1", "-Wl,-Bsymbolic", f"-Wl,--version-script={exported}"]
+    expat = ["-Wl,--whole-archive", "-l:libexpat.a", "-Wl,--no-whole-archive"]
+    run([*COMPILE, *shared, "-o", work / "libexpat.so.1", HERE / "random.c", *expat])
     run([*COMPILE, "-static", "-o", work / "unpack", HERE / "unpack.c", "-llzma"])
 
 
+def libpython() -> Path:
+    """Debian's lies in a folder for the machine's kind."""
+    folder, name = Path(sysconfig.get_config_var("LIBDIR")), f"libpython{sysconfig.get_config_var('LDVERSION')}.so.1.0"
+    for path in (folder / name, folder / (sysconfig.get_config_var("MULTIARCH") or "") / name):
+        if path.is_file():
+            return path
+    die(
+        f"{sys.base_prefix} has no {name}: install it (Debian: libpython3.11), or name a Python built with --enable-shared in PYTHON"
+    )
+
+
 def make_tree(work: Path) -> Path:
+    folders = ["--distpath", work / "dist", "--workpath", work / "pyinstaller"]
     run(
-        [sys.executable, "-m", "PyInstaller", "--noconfirm", "--log-level=WARN", "--distpath", work / "dist", "--workpath", work / "pyinstaller"]
-        + [HERE / "codeactions.spec"],
+        [sys.executable, "-m", "PyInstaller", "--noconfirm", "--log-level=WARN", *folders, HERE / "codeactions.spec"],
         CODEACTIONS_ROOT=str(ROOT),
         CODEACTIONS_WORK=str(work),
         PYINSTALLER_CONFIG_DIR=str(work / "cache"),

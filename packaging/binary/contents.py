@@ -5,10 +5,10 @@ time of change, no path of this machine.
 """
 
 import importlib.util
+import py_compile
 import sys
 import sysconfig
 from collections.abc import Iterable, Iterator
-from importlib._bootstrap_external import _code_to_hash_pyc  # type: ignore[import-not-found]
 from pathlib import Path
 
 from PyInstaller.depend.bindepend import resolve_library_path
@@ -113,16 +113,14 @@ def data(found: Iterable[Entry]) -> Iterator[Entry]:
 
 def compiled(source: Path, place: str, shown: str, work: Path) -> Entry:
     """`shown` is the file's name in tracebacks; the import system puts the real one there where the source lies next to it."""
-    text = source.read_bytes()
-    target = work / place
-    target.parent.mkdir(parents=True, exist_ok=True)
-    code = compile(text, shown, "exec", dont_inherit=True, optimize=0)
-    target.write_bytes(_code_to_hash_pyc(code, importlib.util.source_hash(text), checked=False))
-    return place, str(target), "DATA"
+    target = str(work / place)
+    mode = py_compile.PycInvalidationMode.UNCHECKED_HASH
+    py_compile.compile(str(source), target, shown, doraise=True, optimize=0, invalidation_mode=mode)
+    return place, target, "DATA"
 
 
 def binaries(found: Iterable[Entry], expat: Path) -> Iterator[Entry]:
-    """What PyInstaller has found, with the shared libraries in one folder for both interpreters, the program's and the sandboxes'.
+    """What PyInstaller has found, with the shared libraries in one folder, for the program's and the sandboxes' interpreter.
 
     Not glibc's own libraries, which PyInstaller leaves to the host, and not libcrypt: every supported host has it, and Debian
     12's wants a glibc that Ubuntu 22.04 has not.

@@ -1,4 +1,4 @@
-"""Runs in the binary before all else but the bootloader: the standard library is a tree of files, the sandbox's Python has the same."""
+"""Runs in the binary before all else but the bootloader: the standard library is the tree of files that sandboxes use too."""
 
 import sys
 

@@ -35,9 +35,9 @@ _NSSWITCH = "passwd: files\ngroup: files\nhosts: files dns\nservices: files\npro
 
 class RootSpec(NamedTuple):
     """`engine` is the folder with the languages' engines, `sandbox` this folder; `interpreter` the Python to run, with its
-    prefix; `library` the folder of its shared library, or None when the dynamic linker finds that by itself; `alias` the path of
-    the host's /usr at which it is to appear, or None; `mounts` what the language needs beside that, as pairs of a path on the host
-    and one in the root."""
+    prefix; `library` the folder of its shared library, or None when the dynamic linker finds that by itself; `alias` the path in
+    /usr at which it is to appear, or None; `mounts` what the language needs beside that, as pairs of a path on the host and one
+    in the root."""
 
     engine: str
     sandbox: str
@@ -55,7 +55,10 @@ class RootSpec(NamedTuple):
 
 
 def build(spec: RootSpec) -> str:
-    """Builds the root and makes it this process's own; returns the interpreter's path in it. Needs CAP_SYS_ADMIN in its user namespace."""
+    """Builds the root and makes it this process's own; returns the interpreter's path in it.
+
+    Needs CAP_SYS_ADMIN in its user namespace.
+    """
     sources = _open_sources(spec)
     files = {path: content for path in _COPIED if (content := _content(path)) is not None}
     programs = {name: _read_tree(Path(folder)) for name, folder in (("engines", spec.engine), (_SANDBOX, spec.sandbox))}
@@ -178,8 +181,8 @@ def _make_etc(root: Path, files: dict[str, bytes], spec: RootSpec) -> None:
 def _give_alias(interpreter: str, alias: str) -> str:
     """Has the interpreter appear at `alias`, where programs look for it; returns the path to execute it by.
 
-    It covers the host's own. Where there is none, nothing can be mounted there, and the folder is covered by itself with the alias
-    added. A kernel that can't (root already an overlay of overlays) leaves it at its place.
+    It covers the host's own. Where there is none, nothing can be mounted there, and the folder is covered by itself with the
+    alias added. A kernel that can't (root already an overlay of overlays) leaves it at its place.
     """
     try:
         if os.path.exists(alias):
