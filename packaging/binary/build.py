@@ -84,13 +84,11 @@ def libpython() -> Path:
     for path in (folder / name, folder / (sysconfig.get_config_var("MULTIARCH") or "") / name):
         if path.is_file():
             return path
-    die(
-        f"{sys.base_prefix} has no {name}: install it (Debian: libpython3.11), or name a Python built with --enable-shared in PYTHON"
-    )
+    die(f"{sys.base_prefix} has no {name}: install it, or name a Python that was built with --enable-shared in PYTHON")
 
 
 def make_tree(work: Path) -> Path:
-    folders = ["--distpath", work / "dist", "--workpath", work / "pyinstaller"]
+    folders = [f"--distpath={work}/dist", f"--workpath={work}/pyinstaller"]
     run(
         [sys.executable, "-m", "PyInstaller", "--noconfirm", "--log-level=WARN", *folders, HERE / "codeactions.spec"],
         CODEACTIONS_ROOT=str(ROOT),
