@@ -11,7 +11,6 @@ import sysconfig
 from pathlib import Path
 from typing import NamedTuple
 
-import appliance
 from appliance.errors import CannotStart
 
 
@@ -42,7 +41,7 @@ def folders() -> list[Path]:
     """What a process of it must be able to read."""
     if (own := tree()) is not None:
         return [own]
-    return [Path(appliance.__file__).parent.parent, Path(sys.prefix), Path(sys.base_prefix)]
+    return [Path(__file__).parent.parent, Path(sys.prefix), Path(sys.base_prefix)]
 
 
 def sandbox_python() -> Python:
