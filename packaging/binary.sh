@@ -17,7 +17,7 @@ install_packages() {
     [ -n "$missing" ] || return 0
     if [ "$(id -u)" != 0 ]; then
         echo "binary: the build needs these Debian packages: apt-get install$missing" >&2
-        exit 1
+        exit 3 # so that tests can tell it from a failure
     fi
     echo "binary: installing$missing" >&2
     # shellcheck disable=SC2086  # a list

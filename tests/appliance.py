@@ -201,6 +201,7 @@ PROGRAM: tuple[str, ...] = tuple(filter(None, [os.environ.get("CODEACTIONS_PROGR
 )
 SERVE = (*PROGRAM, "serve")
 TREE = Path(PROGRAM[0]).parent if len(PROGRAM) == 1 else None
+SOURCES = TREE / "_internal" if TREE else ROOT  # the folder of its packages
 # The interpreter that sandboxes have, as it can be started outside of one, and its prefix.
 INTERPRETER = TREE / "_internal/python/bin/python3" if TREE else Path(getattr(sys, "_base_executable", sys.executable))
 INTERPRETER_HOME = TREE / "_internal/python" if TREE else Path(os.path.realpath(sys.base_prefix))
