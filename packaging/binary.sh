@@ -27,5 +27,9 @@ install_packages() {
 if [ -z "${PYTHON:-}" ] && [ -x /usr/bin/python3 ]; then PYTHON=/usr/bin/python3; fi
 export PYTHON="${PYTHON:-python3}"
 if [ "$PYTHON" = /usr/bin/python3 ] && command -v dpkg-query >/dev/null; then install_packages; fi
+if ! command -v gcc >/dev/null; then
+    echo "binary: the build needs gcc, and static libraries and headers of liblzma and expat" >&2
+    exit 3
+fi
 packaging/bootstrap.sh build
 exec build/environment/bin/python -I packaging/binary/build.py "${1:-dist/codeactions}"
