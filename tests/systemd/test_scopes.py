@@ -2,11 +2,12 @@
 
 import os
 import signal
+import subprocess
 from contextlib import suppress
 from functools import partial
 from typing import Any
 
-from tests.appliance import Response, alive, at_once, eventually
+from tests.appliance import HANG_GUARD, Response, alive, at_once, eventually
 from tests.systemd.box import SLICE, Box, BoxedAppliance, service
 
 MIB = 1 << 20
@@ -294,3 +295,15 @@ def test_a_killed_server_takes_every_scope_with_it(box: Box) -> None:
         server = next(pid for pid in appliance.processes if pid != appliance.launcher)
         os.kill(server, signal.SIGKILL)
         eventually(lambda: not [name for name in box.scopes() if name.startswith(prefix)], 1)
+
+
+def test_a_scope_that_a_dead_launcher_left_is_emptied(appliance: BoxedAppliance) -> None:
+    name = f"codeactions-run-{'0' * 16}-1.scope"
+    command = ["systemd-run", "--quiet", "--scope", f"--unit={name}", "--slice=codeactions-runs.slice", "sleep", "600"]
+    with subprocess.Popen(appliance.box.command(*command), stdin=subprocess.DEVNULL) as left:
+        eventually(lambda: name in appliance.box.scopes())
+        left.wait(HANG_GUARD)
+    eventually(lambda: name not in appliance.box.scopes())
+    [entry] = [line for line in appliance.lines if line["event"] == "orphan swept"]
+    assert (entry["kind"], entry["name"]) == ("scope", name)
+    assert appliance.run("print('works')").body == b"works\n"
