@@ -6,6 +6,8 @@ time of change, no path of this machine.
 
 import importlib.util
 import py_compile
+import shutil
+import subprocess
 import sys
 import sysconfig
 from collections.abc import Iterable, Iterator
@@ -136,6 +138,23 @@ def binaries(found: Iterable[Entry], expat: Path) -> Iterator[Entry]:
         yield name, f"{LIBRARIES}/{name}", "SYMLINK"
     yield from _kept_for_nis()
     yield f"{PYTHON}/lib-dynload", f"../{MODULES}/lib-dynload", "SYMLINK"  # where the bootloader looks
+
+
+def licences(carried: Iterable[Entry]) -> Iterator[Entry]:
+    """Of Debian's packages that come along. Other projects' are in their dist-info folders, Python's with its modules."""
+    sources = {Path(source).resolve().name for place, source, _ in carried if place.startswith(f"{LIBRARIES}/")}
+    for package in sorted({_package_of(name) for name in sources} - {""}):
+        if (text := Path("/usr/share/doc", package, "copyright")).is_file():
+            yield f"licences/{package}", str(text), "DATA"
+
+
+def _package_of(library: str) -> str:
+    """Debian's; "" for a library of no package, or on another system."""
+    if shutil.which("dpkg-query") is None:
+        return ""
+    command = ["dpkg-query", "--search", f"*/{library}"]
+    found = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=False).stdout
+    return found.partition(":")[0]
 
 
 def _kept_for_nis() -> Iterator[Entry]:
