@@ -199,11 +199,16 @@ def _give_alias(interpreter: str, alias: str) -> str:
 
 def _add_to_folder(interpreter: str, alias: str) -> None:
     folder, name = os.path.split(alias)
-    added = Path("/opt/alias")
+    added = Path("/opt/added")
     added.mkdir()
+    syscalls.mount("tmpfs", str(added), "tmpfs", syscalls.MS_NOSUID | syscalls.MS_NODEV, "mode=755,size=4k")
     (added / name).symlink_to(interpreter)
     flags = syscalls.MS_RDONLY | syscalls.MS_NOSUID | syscalls.MS_NODEV
-    syscalls.mount("overlay", folder, "overlay", flags, f"lowerdir={added}:{folder}")
+    try:
+        syscalls.mount("overlay", folder, "overlay", flags, f"lowerdir={added}:{folder}")
+    finally:
+        syscalls.umount(str(added), syscalls.MNT_DETACH)  # the overlay holds it
+        added.rmdir()
 
 
 def _links(folder: str) -> dict[str, str]:
