@@ -61,7 +61,7 @@ prove: lint test
 	@$(MAKE) --no-print-directory binary-twice test-binary
 	@$(MAKE) --no-print-directory test-fresh
 
-# make run and make test in a Debian that has only python3, make and git, as root and as an ordinary user. Needs root.
+# make run, make binary (as root) and make test in a Debian that has only python3, make and git, as root and as an ordinary user.
 test-fresh:
 	@packaging/test-parts.sh fresh
 	@packaging/try-fresh-root.sh $(ARGS)

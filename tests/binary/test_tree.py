@@ -64,8 +64,8 @@ def test_no_file_looks_for_libraries_where_it_was_built(program: Path) -> None:
             assert all(folder.startswith(("$ORIGIN", "/opt/python/")) for folder in search.split(":")), path
 
 
-# Time of processors, since a loaded machine makes everything late. On a quiet one it is what a person waits: each step waits for the
-# one before.
+# Time of processors, since a loaded machine makes everything late. On a quiet one it is what a person waits: steps wait for each
+# other.
 def test_the_version_is_said_at_once(binary: Path, program: Path) -> None:
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     for _ in range(5):
