@@ -1,6 +1,6 @@
 # make run   the appliance on 127.0.0.1:8050, everything it keeps under ./var; settings come through the environment
 # make test  the whole suite; ARGS are pytest's:  make test ARGS='-k settings -x'
-.PHONY: run test test-systemd test-binary lint bench lock docs prove test-fresh binary binary-twice
+.PHONY: run test test-systemd test-vm test-binary lint bench lock docs prove test-fresh binary binary-twice
 
 run:
 	@packaging/bootstrap.sh program
@@ -32,6 +32,13 @@ test-binary: binary
 # Two builds in different places, compared byte by byte.
 binary-twice:
 	@packaging/binary-twice.sh
+
+# The same tests in an emulated Debian machine with cgroup version 2, and once with version 1. Needs root; some twenty minutes.
+test-vm:
+	@packaging/bootstrap.sh dev
+	@packaging/test-parts.sh vm
+	@.venv/bin/python -m tests.vm $(ARGS)
+	@.venv/bin/python -m tests.vm --cgroup-v1 $(ARGS)
 
 # Lint is first in CI: it fails in seconds.
 lint:

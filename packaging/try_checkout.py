@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """What a newcomer does in this checkout, checked: `make run`, an action created and called, its run and logs read, the server
-stopped; as root `make binary`; then `make test`. Needs what they have: python3 and make. Arguments: --no-test leaves out the last; the rest are make's.
+stopped; as root `make binary`; then `make test`. Needs what they have: python3 and make. Arguments: --no-test leaves out the
+last; the rest are make's.
 """
 
 import json
