@@ -71,11 +71,12 @@ def doctor_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def launch(arguments: argparse.Namespace) -> int:
-    from appliance import logsetup
+    from appliance import logsetup, program
     from appliance.entities import Language, Network
     from appliance.runner.launch.limits import Limits
     from appliance.runner.launch.main import LaunchOptions, main
 
+    program.refuse_foreign_tree()
     logsetup.configure(arguments.log_level, logsetup.Style(arguments.log_style))
     limits = Limits(
         memory_bytes=arguments.memory,
@@ -152,6 +153,12 @@ def token(_: argparse.Namespace) -> int:
     return admintoken.show(settings.state_dir, settings.admin_token)
 
 
+def selftest(_: argparse.Namespace) -> int:
+    from appliance import selftest
+
+    return selftest.main(load_settings())
+
+
 def version(_: argparse.Namespace) -> int:
     sys.stdout.write(f"codeactions {__version__}\n")
     return OK
@@ -187,6 +194,12 @@ VERBS = {
         "print the admin token",
         token,
         description="Prints the admin token, to a terminal only; elsewhere it says in which file the token is.",
+    ),
+    "selftest": Verb(
+        "check that this installation is whole",
+        selftest,
+        description="Imports every module, looks for the engines' files, and runs an action in each language that this host has. "
+        "Exit status 0 when all is well; a language that the host lacks is said, and is no failure.",
     ),
     "version": Verb("print the version", version),
     "launch": Verb("start sandboxes for `serve` (internal)", launch, launch_arguments, is_internal=True),

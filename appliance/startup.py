@@ -4,13 +4,11 @@ import resource
 import socket
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 
 import structlog
 from hypercorn.config import Config
 
-import appliance
-from appliance import __version__, admintoken, logsetup, privileges, sdnotify
+from appliance import __version__, admintoken, logsetup, privileges, program, sdnotify
 from appliance.degrees import remedies
 from appliance.errors import CannotStart
 from appliance.options import launcher_arguments
@@ -58,19 +56,10 @@ def begin(loaded: Loaded, log_level: str, *, listen: bool) -> Begun:
         log.warning("setting ignored", reason=warning)
     _raise_descriptor_limit()
     listener = _listen(settings.host, settings.port) if listen else None
-    # -P: a folder `appliance` in the working directory must not be what runs as root.
-    command = [
-        sys.executable,
-        "-P",
-        "-m",
-        "appliance",
-        "launch",
-        *launcher_arguments(settings, loaded.host.path, log_level, style.value),
-    ]
-    launcher = start_launcher(command)
+    launcher = start_launcher(program.command("launch", *launcher_arguments(settings, loaded.host.path, log_level, style.value)))
     if listen:
         privileges.make_state_dir(settings.state_dir)
-    privileges.become_unprivileged(settings.state_dir, _program_folders())
+    privileges.become_unprivileged(settings.state_dir, program.folders())
     return Begun(launcher, listener)
 
 
@@ -82,10 +71,6 @@ def _raise_descriptor_limit() -> None:
     """
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-
-
-def _program_folders() -> list[Path]:
-    return [Path(appliance.__file__).parent.parent, Path(sys.prefix), Path(sys.base_prefix)]
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -202,7 +202,19 @@ def environment_of(settings: Mapping[str, object]) -> dict[str, str]:
     return {"PATH": os.environ["PATH"]} | {f"FLOWS_CODE_ACTIONS_{name.upper()}": str(value) for name, value in settings.items()}
 
 
-SERVE = (sys.executable, "-P", "-m", "appliance", "serve")
+# What is tested: this checkout, or the program that `make test-binary` names, the binary's.
+PROGRAM: tuple[str, ...] = tuple(filter(None, [os.environ.get("CODEACTIONS_PROGRAM")])) or (
+    sys.executable,
+    "-P",
+    "-m",
+    "appliance",
+)
+SERVE = (*PROGRAM, "serve")
+TREE = Path(PROGRAM[0]).parent if len(PROGRAM) == 1 else None
+SOURCES = TREE / "_internal" if TREE else ROOT  # the folder of its packages
+# The interpreter that sandboxes have, as it can be started outside of one, and its prefix.
+INTERPRETER = TREE / "_internal/python/bin/python3" if TREE else Path(getattr(sys, "_base_executable", sys.executable))
+INTERPRETER_HOME = TREE / "_internal/python" if TREE else Path(os.path.realpath(sys.base_prefix))
 
 
 def usable_settings(state_dir: Path, settings: Mapping[str, object]) -> dict[str, object]:

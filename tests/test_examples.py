@@ -4,11 +4,12 @@ import hashlib
 import hmac
 import json
 import subprocess
-import sys
 import zlib
 from pathlib import Path
 
 import pytest
+
+from tests.appliance import PROGRAM
 
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES = ROOT / "examples"
@@ -16,7 +17,7 @@ HANG_GUARD = 60.0  # seconds; each takes about one
 
 
 def run(name: str, *arguments: str) -> subprocess.CompletedProcess[bytes]:
-    command = [sys.executable, "-m", "appliance", "run", str(EXAMPLES / name), *arguments]
+    command = [*PROGRAM, "run", str(EXAMPLES / name), *arguments]
     return subprocess.run(command, cwd=ROOT, capture_output=True, timeout=HANG_GUARD, check=False)
 
 

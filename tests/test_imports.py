@@ -24,10 +24,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "settings_report": {"settings", "settings_table"},
     "logsetup": set(),
     "sdnotify": set(),
+    "program": {"errors"},
     "admintoken": {"errors"},
     "privileges": {"errors", "runner"},
     "supervisor": set(),
-    "runner": VALUES,
+    "runner": VALUES | {"program"},
     "degrees": {"runner"},
     "dns": {"runner"},
     "storage.interface": VALUES,
@@ -38,7 +39,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "__main__": {"cli"},
 }
 # They put everything together: the verbs that need all of it, and what `serve` is made of. The settings stop here.
-COMPOSITION = {"cli", "serve", "runfile", "doctor", "localrunner", "startup", "assembly", "options"}
+COMPOSITION = {"cli", "serve", "runfile", "doctor", "localrunner", "selftest", "startup", "assembly", "options"}
 # The modules that hold the bridge between Trio and asyncio, or that wrap one asyncio library.
 BRIDGES: set[str] = set()
 ASYNCIO_LIBRARIES = {"asyncio", "trio_asyncio", "asyncpg", "redis", "aio_pika", "aiormq", "aioboto3", "aiobotocore", "pymongo"}

@@ -3,12 +3,11 @@
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from tests.appliance import HANG_GUARD, running
+from tests.appliance import HANG_GUARD, PROGRAM, running
 
 ECHO = """
 import json
@@ -28,7 +27,7 @@ def action(tmp_path: Path) -> Path:
 
 
 def run(*arguments: str | Path, stdin: bytes = b"", cwd: Path | None = None) -> "subprocess.CompletedProcess[bytes]":
-    command = [sys.executable, "-m", "appliance", "run", *map(str, arguments)]
+    command = [*PROGRAM, "run", *map(str, arguments)]
     environment = {"PATH": os.environ["PATH"]}
     if cwd is not None:
         environment["PYTHONPATH"] = str(Path(__file__).parent.parent)

@@ -10,8 +10,7 @@ from appliance.doctor.checks import CHECKS, Cage
 from appliance.doctor.facts import host_facts
 from appliance.doctor.report import Finding, Report, as_json, as_text, report_of
 from appliance.entities import Language
-from appliance.localrunner import open_runner
-from appliance.runner.launcher import connect
+from appliance.localrunner import open_launcher, runner_of
 from appliance.settings import Loaded
 
 
@@ -24,7 +23,8 @@ def main(arguments: argparse.Namespace, loaded: Loaded) -> int:
 
 
 async def _examine(loaded: Loaded, begun: startup.Begun) -> Report:
-    async with connect(begun.launcher) as launcher, open_runner(launcher, loaded.settings) as runner:
+    async with open_launcher(begun) as launcher:
+        runner = runner_of(launcher, loaded.settings)
         findings: list[Finding] = []
         floor = runner.floor or runner.lacking.get(Language.PYTHON, "")
         if not floor:

@@ -130,7 +130,7 @@ def test_an_ordinary_user_is_shown_what_root_would_add(public: Path) -> None:
 
 @needs_root
 def test_below_the_floor_nothing_is_tried_and_it_fails() -> None:
-    command = [*on_a_host_without("seccomp"), "doctor"]
+    command = on_a_host_without("seccomp", "doctor")
     done = doctor("--json", command=command)
     report = json.loads(done.stdout)
     assert (done.returncode, report["passed"], report["checks"]) == (1, False, [])

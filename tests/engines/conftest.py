@@ -4,7 +4,6 @@ import json
 import os
 import socket
 import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -13,6 +12,7 @@ import msgspec
 import pytest
 
 from engines.python.frames import read_frame
+from tests.appliance import INTERPRETER, SOURCES
 from tests.cases import ROOT, CaseLimits, CaseRequest
 
 HANG_GUARD = 30.0  # seconds; the slowest case takes less than 2
@@ -141,8 +141,8 @@ def next_uid() -> int:
 def worker() -> Iterator[Worker]:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     ours.settimeout(HANG_GUARD)
-    code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from tests.engines.zygote import main; main()"
-    with subprocess.Popen([sys.executable, "-I", "-c", code], stdin=theirs.fileno(), env=ENVIRONMENT) as process:
+    code = f"import sys; sys.path[:0] = {[str(SOURCES), str(ROOT)]!r}; from tests.engines.zygote import main; main()"
+    with subprocess.Popen([INTERPRETER, "-I", "-c", code], stdin=theirs.fileno(), env=ENVIRONMENT) as process:
         theirs.close()
         yield Worker(ours)
         ours.close()

@@ -3,7 +3,6 @@
 import os
 import re
 import subprocess
-import sys
 import textwrap
 from functools import partial
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.appliance import ROOT, Appliance, at_once, eventually, status_of
+from tests.appliance import INTERPRETER, INTERPRETER_HOME, ROOT, Appliance, at_once, eventually, status_of
 
 MIB = 1 << 20
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="without root a sandbox has no uid of its own")
@@ -224,10 +223,11 @@ def test_nothing_says_where_the_appliance_lies(appliance: Appliance) -> None:
     """
     answer = appliance.run(action(program))
     source = answer.json()[0]
-    interpreter = os.path.realpath(sys.base_prefix)
+    # What is mounted says from where: the interpreter's prefix, and the interpreter itself where it has the place of the host's.
+    source = re.sub(rf" {re.escape(str(INTERPRETER_HOME))}(/bin/python3)? (/opt/python|/usr/bin/python3[.\d]*) ", " ", source)
     for place in (str(ROOT), str(appliance.state_dir), str(Path.home())):
         # Where a path begins: a host whose root is itself in a folder named root isn't meant.
-        shown = re.findall(rf"(?<![\w.]){re.escape(place)}\b", source.replace(f" {interpreter} /opt/python ", " "))
+        shown = re.findall(rf"(?<![\w.]){re.escape(place)}\b", source)
         assert shown == [], place
 
 
@@ -376,8 +376,7 @@ with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.St
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_every_module_of_the_standard_library_that_imports_outside_imports_inside(appliance: Appliance) -> None:
-    interpreter = getattr(sys, "_base_executable", sys.executable)
-    outside = subprocess.run([interpreter, "-I", "-S", "-c", f"{IMPORT_ALL}\nprint(missing)"], capture_output=True, check=True)
+    outside = subprocess.run([INTERPRETER, "-I", "-S", "-c", f"{IMPORT_ALL}\nprint(missing)"], capture_output=True, check=True)
     inside = appliance.run(f"{IMPORT_ALL}\nprint(missing)")
     assert inside.body == outside.stdout
 

@@ -3,8 +3,6 @@
 import os
 import signal
 import socket
-import sys
-import sysconfig
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -13,6 +11,7 @@ from typing import NamedTuple
 import trio
 
 import engines
+from appliance import program
 from appliance.runner import packets
 from appliance.runner.launch import owners
 from appliance.runner.launch.slots import Slot
@@ -163,13 +162,14 @@ async def _if_allowed(zygote: Zygote) -> Zygote:
 
 
 def _root_spec(mounts: tuple[tuple[str, str], ...], nameserver: str | None) -> root.RootSpec:
-    shared = bool(sysconfig.get_config_var("Py_ENABLE_SHARED"))
+    python = program.sandbox_python()
     return root.RootSpec(
         engine=str(Path(engines.__file__ or "").parent),
         sandbox=str(Path(root.__file__).parent),
-        interpreter=os.path.realpath(getattr(sys, "_base_executable", sys.executable)),
-        prefix=os.path.realpath(sys.base_prefix),
-        library=sysconfig.get_config_var("LIBDIR") if shared else None,
+        interpreter=python.executable,
+        prefix=python.prefix,
+        library=python.library,
+        alias=python.alias,
         mounts=mounts,
         nameserver=nameserver,
     )

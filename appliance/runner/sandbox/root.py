@@ -40,14 +40,16 @@ _NSSWITCH = "passwd: files\ngroup: files\nhosts: files dns\nservices: files\npro
 
 class RootSpec(NamedTuple):
     """`engine` is the folder with the languages' engines, `sandbox` this folder; `interpreter` the Python to run, with its
-    prefix; `library` the folder of its shared library, or None when the dynamic linker finds that by itself; `mounts` what the
-    language needs beside that, as pairs of a path on the host and one in the root; `nameserver`: whom runs ask."""
+    prefix; `library` the folder of its shared library, or None when the dynamic linker finds that by itself; `alias` the path in
+    /usr at which it is to appear, or None; `mounts` what the language needs beside that, as pairs of a path on the host and one
+    in the root; `nameserver`: whom runs ask."""
 
     engine: str
     sandbox: str
     interpreter: str
     prefix: str
     library: str | None
+    alias: str | None
     mounts: tuple[tuple[str, str], ...]
     nameserver: str | None
 
@@ -58,8 +60,11 @@ class RootSpec(NamedTuple):
         return f"{INTERPRETER_HOME}/{os.path.relpath(self.interpreter, self.prefix)}"
 
 
-def build(spec: RootSpec) -> None:
-    """Builds the root and makes it this process's own. Needs CAP_SYS_ADMIN in its user namespace."""
+def build(spec: RootSpec) -> str:
+    """Builds the root and makes it this process's own; returns the interpreter's path in it.
+
+    Needs CAP_SYS_ADMIN in its user namespace.
+    """
     sources = _open_sources(spec)
     alternatives = _links(_ALTERNATIVES)
     files = {path: content for path in (*_COPIED, *_OF_CERTIFICATES) if (content := _content(path)) is not None}
@@ -86,8 +91,10 @@ def build(spec: RootSpec) -> None:
     syscalls.pivot_into(_STAGING)
     if spec.library is not None and spec.prefix != "/usr":
         _teach_linker()
+    interpreter = spec.interpreter_inside if spec.alias is None else _give_alias(spec.interpreter_inside, spec.alias)
     # Not nodev: its devices are on it. Nobody in a sandbox may make others.
     syscalls.mount("none", "/", None, syscalls.MS_REMOUNT | syscalls.MS_BIND | syscalls.MS_RDONLY | syscalls.MS_NOSUID)
+    return interpreter
 
 
 class _Source(NamedTuple):
@@ -181,6 +188,36 @@ def _make_etc(root: Path, files: dict[str, bytes], spec: RootSpec) -> None:
     if spec.library is not None:
         inside = f"{INTERPRETER_HOME}/{os.path.relpath(spec.library, spec.prefix)}"
         (etc / "ld.so.conf").write_text(f"{inside}\n")
+
+
+def _give_alias(interpreter: str, alias: str) -> str:
+    """Has the interpreter appear at `alias`, where programs look for it; returns the path to execute it by.
+
+    It covers the host's own. Where there is none, nothing can be mounted there, and the folder is covered by itself with the
+    alias added. A kernel that can't (root already an overlay of overlays) leaves it at its place.
+    """
+    try:
+        if os.path.exists(alias):
+            syscalls.mount(interpreter, alias, None, syscalls.MS_BIND)
+        else:
+            _add_to_folder(interpreter, alias)
+    except OSError:
+        return interpreter
+    return alias
+
+
+def _add_to_folder(interpreter: str, alias: str) -> None:
+    folder, name = os.path.split(alias)
+    added = Path("/opt/added")
+    added.mkdir()
+    syscalls.mount("tmpfs", str(added), "tmpfs", syscalls.MS_NOSUID | syscalls.MS_NODEV, "mode=755,size=4k")
+    (added / name).symlink_to(interpreter)
+    flags = syscalls.MS_RDONLY | syscalls.MS_NOSUID | syscalls.MS_NODEV
+    try:
+        syscalls.mount("overlay", folder, "overlay", flags, f"lowerdir={added}:{folder}")
+    finally:
+        syscalls.umount(str(added), syscalls.MNT_DETACH)  # the overlay holds it
+        added.rmdir()
 
 
 def _links(folder: str) -> dict[str, str]:

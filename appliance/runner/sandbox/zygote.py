@@ -82,7 +82,8 @@ def _become_zygote(spec: root.RootSpec, control: socket.socket, time_zone: str, 
         _write("/proc/self/gid_map", f"0 {gid} 1")
     if os.fork() != 0:
         os._exit(0)  # the launcher adopts the zygote: it is a subreaper
-    root.build(spec)
+    os.umask(0o022)  # root's own may be narrower, and other uids are to read what we make
+    interpreter = root.build(spec)
     os.dup2(control.fileno(), CONTROL)
     null = os.open("/dev/null", os.O_RDWR)
     for fd in (0, 1):  # 2 stays the launcher's: a failing interpreter is to be heard
@@ -90,8 +91,7 @@ def _become_zygote(spec: root.RootSpec, control: socket.socket, time_zone: str, 
     os.closerange(CONTROL + 1, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
     environment = {"PATH": "/usr/bin:/bin", "HOME": "/tmp", "TMPDIR": "/tmp", "LANG": "C.UTF-8", "TZ": time_zone}
     # -I -S: neither the environment, nor a folder, nor an installed package decides what is imported.
-    inside = spec.interpreter_inside
-    os.execve(inside, [inside, "-I", "-S", "-c", BOOT, *arguments], environment)
+    os.execve(interpreter, [interpreter, "-I", "-S", "-c", BOOT, *arguments], environment)
 
 
 def _write(path: str, text: str) -> None:

@@ -5,7 +5,6 @@ line a name, as often as they change. What it says is checked here: it has read 
 """
 
 import socket
-import sys
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from ipaddress import ip_network
@@ -15,7 +14,7 @@ from typing import NamedTuple
 import structlog
 import trio
 
-from appliance import openings
+from appliance import openings, program
 from appliance.openings import Range
 from appliance.runner.launch.network.addresses import Plan
 from appliance.runner.launch.network.namespaces import NetworkFailed
@@ -59,7 +58,7 @@ def open_sockets(plan: Plan) -> Sockets:
 
 async def keep(sockets: Sockets, uid: int, names: Sequence[str], on_addresses: OnAddresses) -> None:
     """Starts it, and again when it ends."""
-    command = [sys.executable, "-P", "-m", "appliance", "dns", "--udp", str(sockets.udp.fileno())]
+    command = [*program.command("dns"), "--udp", str(sockets.udp.fileno())]
     command += ["--tcp", str(sockets.tcp.fileno()), "--uid", str(uid), *(word for name in names for word in ("--name", name))]
     while True:
         try:
