@@ -52,7 +52,7 @@ class Identity(NamedTuple):
 
 class Plan(NamedTuple):
     """`fds`: the near ends of status, job, answers, stdout, stderr, in this order, and for a compiled language that of the
-    socket which its program comes through. `room` and `confine`: see `Place`."""
+    socket which its program comes through. `room`, `confine` and `in_scope`: see `Place`."""
 
     fds: tuple[int, ...]
     identity: Identity | None
@@ -60,6 +60,7 @@ class Plan(NamedTuple):
     walls: Walls
     room: int
     confine: Confine
+    in_scope: bool
 
 
 def become_sandbox(plan: Plan, work: Work) -> NoReturn:
@@ -193,7 +194,7 @@ def _run_worker(plan: Plan, work: Work) -> NoReturn:
         os.chdir("/tmp")
         os.umask(0o022)
         plan.walls.confine_worker()
-        status = work(Place(_JOB, _ANSWERS, plan.room, plan.confine, _receive_program))
+        status = work(Place(_JOB, _ANSWERS, plan.room, plan.confine, _receive_program, plan.in_scope))
     finally:
         os._exit(status)
 

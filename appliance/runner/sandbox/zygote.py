@@ -127,8 +127,10 @@ def main(preload: str, program: str) -> None:
             os.waitpid(first, 0)
         elif operation == FORK:
             identity = guard.Identity(first, second) if flags & OWN_UIDS else None
-            confine = _leave_to_scope if flags & IN_SCOPE else _confine
-            plan = guard.Plan(fds, identity, bool(flags & WITH_NETWORK), host.walls[identity is not None], room, confine)
+            in_scope = bool(flags & IN_SCOPE)
+            confine = _leave_to_scope if in_scope else _confine
+            wall = host.walls[identity is not None]
+            plan = guard.Plan(fds, identity, bool(flags & WITH_NETWORK), wall, room, confine, in_scope)
             try:
                 pid = _fork_into_new_namespace(namespace, plan, stage.work)
                 _send_pid(control, FORK + PID.pack(pid), pid)
