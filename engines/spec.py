@@ -2,6 +2,7 @@
 its zygotes import in the sandbox. engines/README.md tells it as a whole.
 """
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -59,6 +60,7 @@ class LanguageSpec:
     """`program` is what it needs of the host, by name: it is looked for on PATH, and the setting of that name says another.
 
     `install` says what to install when there is none. `least_memory_bytes` and `least_tasks` are what a run can't do without.
+    `out_of_memory` is a regular expression for what its runtime writes to standard error before it aborts for lack of memory.
     `room` is the size class of a sandbox for so much memory. `build` compiles a source; its program then comes with each claim.
     """
 
@@ -69,5 +71,10 @@ class LanguageSpec:
     run: Stage
     program: str | None = None
     install: str = ""
+    out_of_memory: str = ""
     room: Callable[[int], int] = any_room
     build: Stage | None = None
+
+    def died_of_memory(self, last_words: bytes) -> bool:
+        """Whether a run that ended without its engine's word, and wrote this to standard error at last, ran out of memory."""
+        return bool(self.out_of_memory) and re.search(self.out_of_memory.encode(), last_words) is not None

@@ -16,6 +16,7 @@ import socket
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from enum import Enum
+from typing import NamedTuple
 
 import msgspec
 import trio
@@ -26,12 +27,14 @@ from appliance.runner.launcher import ClaimedSandbox, ClaimRefused, Launcher, La
 from appliance.runner.outcome import Job, LogEntry, Outcome, OutcomeKind, Result, Usage
 from appliance.runner.output import LogBudget, OutputLines, cut
 from engines.python import checks
+from engines.table import spec_of
 
 OnLog = Callable[[LogEntry], Awaitable[None]]
 """Takes one entry; may wait, which holds the action back. Cancelled while it waits, it has taken the entry."""
 
 TIMEOUT_MESSAGE = "timeout: request context timeout limit exceeded"
 _READ_BYTES = 64 << 10
+_LAST_WORDS_BYTES = 16 << 10  # of standard error: a runtime that aborts says why, and then where it was
 _CLAIM_SECONDS = 30  # making a sandbox takes milliseconds; a launcher that is stuck must not hold a caller for ever
 _BACKSTOP_SECONDS = 5  # how much later than the server's deadline the guard's own timer ends everything
 _LAST_WORDS_SECONDS = 5  # for what the pipes still hold at the end: a megabyte or three, and a store that may be slow or gone
@@ -69,6 +72,7 @@ class Execution:
         self._result: Result | None = None
         self._failed: wire.Failed | None = None
         self._printed = _Printed(bounds.max_result_bytes)
+        self._last_words = b""
         self._done = False
         self._broke_off = False
 
@@ -96,8 +100,12 @@ class Execution:
                 await self._on_log(entry)
         wall_ms = (trio.current_time() - started) * 1000
         return conclude(
-            self._cause, end, self._failed, self._completed_result(), wall_ms, self._bounds, self._job.limits.memory_bytes
+            self._cause, end, self._failed, self._completed_result(), wall_ms, self._bounds, self._memory()
         )
+
+    def _memory(self) -> "Memory":
+        aborted = spec_of(self._job.language).died_of_memory(self._last_words)
+        return Memory(self._job.limits.memory_bytes, aborted)
 
     async def _claim(self) -> ClaimedSandbox:
         limits = self._job.limits
@@ -193,6 +201,8 @@ class Execution:
                     self._printed.add(data)
                     if self._printed.is_too_much:
                         self.end(Cause.OUTPUT_LIMIT)
+                else:
+                    self._last_words = (self._last_words + data)[-_LAST_WORDS_BYTES:]
                 if self._budget.is_full:
                     self._budget.drop(lines.skip(data))
                     continue
@@ -260,6 +270,13 @@ def _checked_result(head: wire.ResultHead, value: bytes) -> Result:
     )
 
 
+class Memory(NamedTuple):
+    """The run's limit, and whether its runtime said that it aborts for lack of memory: a claim, worth a word and no more."""
+
+    limit_bytes: int
+    said_out: bool = False
+
+
 def conclude(
     cause: Cause | None,
     end: wire.Ended | None,
@@ -267,7 +284,7 @@ def conclude(
     result: Result,
     wall_ms: float,
     bounds: Bounds,
-    memory_bytes: int,
+    memory: Memory,
 ) -> Outcome:
     """The outcome, by what is known best: our own cause, then the engine's word, then the kernel's.
 
@@ -282,8 +299,10 @@ def conclude(
     if failed is not None and failed.kind in _KINDS_OF_ENGINE:
         return Outcome(kind=failed.kind, message=failed.message[:1000], usage=usage)
     if end.wait_status is None or os.WIFSIGNALED(end.wait_status):
-        return _killed(end, usage, memory_bytes)
+        return _killed(end, usage, memory)
     if (code := os.waitstatus_to_exitcode(end.wait_status)) != 0:
+        if memory.said_out:
+            return _out_of_memory(memory, usage)
         return Outcome(kind=OutcomeKind.ERROR, message=f"the action ended with exit status {code}", usage=usage)
     return Outcome(kind=OutcomeKind.COMPLETED, result=result, usage=usage)
 
@@ -300,13 +319,17 @@ def _usage(end: wire.Ended | None, wall_ms: float) -> Usage:
     )
 
 
-def _killed(end: wire.Ended, usage: Usage, memory_bytes: int) -> Outcome:
+def _killed(end: wire.Ended, usage: Usage, memory: Memory) -> Outcome:
     """By the kernel for its memory, or by a signal; `wait_status` None: with its guard, which only SIGKILL does."""
     number = signal.SIGKILL if end.wait_status is None else os.WTERMSIG(end.wait_status)
-    if number == signal.SIGKILL and end.oom_kills:
-        message = f"out of memory: the limit is {memory_bytes >> 20} MiB; raise memory or use less"
-        return Outcome(kind=OutcomeKind.OUT_OF_MEMORY, message=message, usage=usage)
+    if memory.said_out or (number == signal.SIGKILL and end.oom_kills):
+        return _out_of_memory(memory, usage)
     return Outcome(kind=OutcomeKind.KILLED, message=f"the run was killed: {_signal_name(number)}", usage=usage)
+
+
+def _out_of_memory(memory: Memory, usage: Usage) -> Outcome:
+    message = f"out of memory: the limit is {memory.limit_bytes >> 20} MiB; raise memory or use less"
+    return Outcome(kind=OutcomeKind.OUT_OF_MEMORY, message=message, usage=usage)
 
 
 def _signal_name(number: int) -> str:

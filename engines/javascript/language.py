@@ -36,4 +36,5 @@ LANGUAGE = LanguageSpec(
     least_tasks=16,
     run=Stage(preload="engines.javascript.preload", find=find),
     room=room,
+    out_of_memory=r"FATAL ERROR: .*out of memory|Fatal (?:process|JavaScript) (?:out of memory|OOM)|std::bad_alloc",
 )

@@ -31,6 +31,7 @@ class Ran(msgspec.Struct):
     stdout: bytes
     stderr: bytes
     exit_status: int
+    has_died_of_memory: bool = False
 
     @property
     def last(self) -> dict[str, Any]:
@@ -38,8 +39,10 @@ class Ran(msgspec.Struct):
 
     @property
     def outcome(self) -> str:
-        if self.last["type"] == "failed":
+        if self.frames and self.last["type"] == "failed":
             return str(self.last["kind"])
+        if self.exit_status and self.has_died_of_memory:
+            return "out_of_memory"
         return "completed" if self.exit_status == 0 else "error"
 
     @property
@@ -109,7 +112,9 @@ class Worker:
             assert not reader.is_alive()
         for fd in (out_in, stdout_in, stderr_in):
             os.close(fd)
-        return Ran(frames, bytes(outputs[stdout_in]), bytes(outputs[stderr_in]), os.waitstatus_to_exitcode(status))
+        stderr = bytes(outputs[stderr_in])
+        has_died_of_memory = self._spec.died_of_memory(stderr)
+        return Ran(frames, bytes(outputs[stdout_in]), stderr, os.waitstatus_to_exitcode(status), has_died_of_memory)
 
 
 def frame(header: dict[str, Any], blob: bytes) -> bytes:
@@ -169,6 +174,8 @@ def workers(language: Language, program: str) -> Iterator[Worker]:
     code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from tests.engines.zygote import main; main(*{arguments!r})"
     with subprocess.Popen([sys.executable, "-I", "-c", code], stdin=theirs.fileno(), env=ENVIRONMENT) as process:
         theirs.close()
-        yield Worker(ours, spec)
-        ours.close()
+        try:
+            yield Worker(ours, spec)
+        finally:
+            ours.close()
         assert process.wait(HANG_GUARD) == 0
