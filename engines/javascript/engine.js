@@ -51,7 +51,7 @@ function canonical(name) {
 
 /** Entries of the run's log. A value that isn't a string is logged as JSON. */
 function makeLog(channel) {
-  const at = (level) => (value = '') => channel.log(level, encode(cut(toLogText(value))));
+  const at = (level) => (...given) => channel.log(level, encode(cut(toLogText(given.length === 0 ? '' : given[0]))));
   return Object.freeze({ debug: at('debug'), info: at('info'), error: at('error') });
 }
 
