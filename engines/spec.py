@@ -26,8 +26,9 @@ class Place(NamedTuple):
     """What a worker has: the descriptors of the job and of the answers, the size class that it was parked for, and two functions.
 
     `confine` is to be called with the job's limits (keys of the contract's `extra.limits`) before anything of the author's is
-    executed; it limits the process that calls it, and does nothing in a scope (`in_scope`), whose limits are put on from outside. `program` waits for the descriptor that comes with the claim, for a language that is
-    compiled, and returns it (close-on-exec); it raises EOFError when the sandbox is retired.
+    executed; it limits the process that calls it, and does nothing in a scope (`in_scope`), which is limited from outside.
+    `program` waits for the descriptor that comes with the claim, for a language that is compiled, and returns it
+    (close-on-exec); it raises EOFError when the sandbox is retired.
     """
 
     job: int

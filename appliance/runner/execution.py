@@ -99,9 +99,7 @@ class Execution:
             with trio.move_on_after(_LAST_WORDS_SECONDS):
                 await self._on_log(entry)
         wall_ms = (trio.current_time() - started) * 1000
-        return conclude(
-            self._cause, end, self._failed, self._completed_result(), wall_ms, self._bounds, self._memory()
-        )
+        return conclude(self._cause, end, self._failed, self._completed_result(), wall_ms, self._bounds, self._memory())
 
     def _memory(self) -> "Memory":
         aborted = spec_of(self._job.language).died_of_memory(self._last_words)
