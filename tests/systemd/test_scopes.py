@@ -7,7 +7,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Any
 
-from tests.appliance import HANG_GUARD, Response, alive, at_once, eventually
+from tests.appliance import HANG_GUARD, PATIENCE, Response, alive, at_once, eventually
 from tests.systemd.box import SLICE, Box, BoxedAppliance, service
 
 MIB = 1 << 20
@@ -111,14 +111,14 @@ def test_a_run_has_a_receipt_from_the_kernel(appliance: BoxedAppliance) -> None:
     usage = usage_of(appliance, appliance.run(source))
     assert 50 * MIB < usage["memory_peak_bytes"] < 90 * MIB
     assert usage["tasks_peak"] == 1
-    assert 10 < usage["cpu_ms"] < 5000
+    assert 10 < usage["cpu_ms"] < 5000 * PATIENCE
     assert "oom_kills" not in usage
 
 
 def test_cpu_spent_while_parked_is_not_the_runs(appliance: BoxedAppliance) -> None:
     code_id = appliance.create("def Run(engine):\n    pass\n")
     figures = [usage_of(appliance, appliance.call(code_id))["cpu_ms"] for _ in range(20)]
-    assert 0 < sorted(figures)[10] < 20
+    assert 0 < sorted(figures)[10] < 20 * PATIENCE
 
 
 def test_children_are_counted(appliance: BoxedAppliance) -> None:
