@@ -8,14 +8,18 @@ const { makeEngine } = require('./engine');
 const { jobOf } = require('./job');
 const { compile, mayDefineRun } = require('./source');
 
-const SOURCE = Buffer.from(`function Run(engine) {
+const COMMON_JS = `function Run(engine) {
   console.log(engine.params.get("name"));
   engine.log.info({ name: engine.params.items() });
   engine.result.set({ header: engine.header.get("host"), body: engine.body }, { content_type: "json", headers: { "X-A": "b" } });
 }
-`);
+`;
+const MODULE = `import os from "node:os";
+export async function Run(engine) {
+  engine.result.set(typeof os);
+}
+`;
 const HEADER = {
-  source_bytes: SOURCE.length,
   method: 'GET',
   path: '/',
   params: [['name', 'value']],
@@ -29,16 +33,22 @@ const HEADER = {
 async function rehearse(channel, streams) {
   const { fd } = channel;
   channel.fd = fs.openSync('/dev/null', 'w');
-  const job = jobOf({ header: HEADER, blob: SOURCE });
-  const run = mayDefineRun(job.source) && (await compile(job.source, false)());
-  await run(makeEngine(job, channel));
+  for (const source of [COMMON_JS, MODULE]) await act(source, channel);
   streams.end();
   streams.printed = [];
   channel.send({ type: 'done', dropped: channel.dropped });
   fs.closeSync(channel.fd);
   Object.assign(channel, { fd, logged: 0 });
-  // Started when the first needs them, they would be too many for an action at its limit, and node then aborts.
-  crypto.randomBytes(1, () => {});
+  // Threads: started when the first needs them, they would be too many for an action at its limit, and node then aborts.
+  await new Promise((resolve) => crypto.randomBytes(1, resolve));
+  await new Promise((resolve) => setImmediate(resolve));
+}
+
+async function act(source, channel) {
+  const blob = Buffer.from(source);
+  const job = jobOf({ header: { ...HEADER, source_bytes: blob.length }, blob });
+  const run = mayDefineRun(job.source) && (await compile(job.source, false)());
+  await run(makeEngine(job, channel));
 }
 
 module.exports = { rehearse };

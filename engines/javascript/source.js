@@ -59,7 +59,7 @@ function isAwaitAtTop(error, source) {
 
 /** With a last line that returns the function `Run`, which nothing outside could reach. */
 function compileCommonJs(source, require) {
-  const options = { filename: FILE, importModuleDynamically: (specifier) => importFor(specifier, require) };
+  const options = { filename: FILE, importModuleDynamically: (specifier) => load(specifier, require) };
   try {
     return vm.compileFunction(`${source}\nreturn ${TOP_LEVEL_RUN};`, WRAPPED, options);
   } catch (error) {
@@ -95,10 +95,10 @@ function compileModule(source, require) {
       Object.assign(meta, { url: URL_OF_FILE, filename: PATH, dirname: '/tmp', resolve: (name) => locate(name, require) });
       Object.defineProperty(meta, 'Run', take);
     },
-    importModuleDynamically: (specifier) => importFor(specifier, require),
+    importModuleDynamically: (specifier) => load(specifier, require),
   });
   return async () => {
-    await module.link((specifier) => linkTo(specifier, module.context, require));
+    await module.link((specifier) => load(specifier, require));
     await module.evaluate();
     const { Run, default: main } = module.namespace;
     return Run ?? main?.Run ?? (typeof main === 'function' ? main : local);
@@ -126,27 +126,35 @@ function withPlace(error, source) {
   return error;
 }
 
-/** A module that exports what another does: one of node's own, or a file of the action's. */
-async function linkTo(specifier, context, require) {
-  const found = await importFor(specifier, require);
-  const names = Object.keys(found);
-  const module = new vm.SyntheticModule(
-    names,
-    () => {
-      for (const name of names) module.setExport(name, found[name]);
-    },
-    { context, identifier: specifier },
-  );
-  return module;
+/** What import gives: one of node's own modules, at once, or a file of the action's by way of node's loader, which is slower. */
+async function load(specifier, require) {
+  if (Module.isBuiltin(specifier)) return ownModule(specifier.replace(/^node:/, ''), specifier, require);
+  const found = await import(locate(specifier, require));
+  return synthetic(specifier, Object.keys(found), found);
 }
 
-function importFor(specifier, require) {
-  return import(locate(specifier, require));
+const ownModules = new Map();
+
+function ownModule(name, specifier, require) {
+  if (!ownModules.has(name)) {
+    const exported = require(specifier);
+    const names = Object.keys(exported).filter((key) => key !== 'default');
+    ownModules.set(name, synthetic(specifier, ['default', ...names], { ...exported, default: exported }));
+  }
+  return ownModules.get(name);
+}
+
+/** A module that exports these values. */
+async function synthetic(identifier, names, values) {
+  const module = new vm.SyntheticModule(names, () => names.forEach((name) => module.setExport(name, values[name])), { identifier });
+  await module.link(() => {});
+  await module.evaluate();
+  return module;
 }
 
 /** A URL for import(): relative ones are meant from /tmp, whatever file we are. */
 function locate(specifier, require) {
-  if (Module.isBuiltin(specifier) || /^[a-z][a-z0-9+.-]*:/i.test(specifier)) return specifier;
+  if (/^[a-z][a-z0-9+.-]*:/i.test(specifier)) return specifier;
   if (/^\.{0,2}\//.test(specifier)) return new URL(specifier, URL_OF_FILE).href;
   return pathToFileURL(require.resolve(specifier)).href;
 }
