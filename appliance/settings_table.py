@@ -42,7 +42,6 @@ RABBITMQ = "RabbitMQ isn't"
 S3 = "S3 isn't"
 OIDC = "OpenID Connect isn't"
 SENTRY = "Sentry isn't"
-JAVASCRIPT = "JavaScript isn't"
 GO = "Go isn't"
 
 
@@ -264,7 +263,7 @@ class Settings:
         1_900_000_000
     )
 
-    node: Annotated[Path | None, Var("languages", PATH, "The `node` to use.", part=JAVASCRIPT, default_text="from PATH")] = None
+    node: Annotated[Path | None, Var("languages", PATH, "The `node` to use.", default_text="from PATH")] = None
     go: Annotated[Path | None, Var("languages", PATH, "The `go` to use.", part=GO, default_text="from PATH")] = None
     go_cache_bytes: Annotated[int, Var("languages", SIZE, "What compiled sources may take on disk.", part=GO)] = 2 * GIB
     build_timeout: Annotated[float, Var("languages", DURATION, "The longest compilation.", part=GO)] = 60.0

@@ -16,6 +16,7 @@ import socket
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from enum import Enum
+from typing import NamedTuple
 
 import msgspec
 import structlog
@@ -27,6 +28,7 @@ from appliance.runner.launcher import ClaimedSandbox, ClaimRefused, Launcher, La
 from appliance.runner.outcome import Job, LogEntry, Outcome, OutcomeKind, Result, Usage
 from appliance.runner.output import LogBudget, OutputLines, cut
 from engines.python import checks
+from engines.table import spec_of
 
 log = structlog.get_logger()
 
@@ -35,6 +37,7 @@ OnLog = Callable[[LogEntry], Awaitable[None]]
 
 TIMEOUT_MESSAGE = "timeout: request context timeout limit exceeded"
 _READ_BYTES = 64 << 10
+_LAST_WORDS_BYTES = 16 << 10  # of standard error: a runtime that aborts says why, and then where it was
 _CLAIM_SECONDS = 10  # making a sandbox takes milliseconds; a launcher that is stuck must not hold a caller for ever
 _CONFIRM_SECONDS = 5  # a kill takes milliseconds; longer than that nobody waits for a launcher to say that it is done
 _BACKSTOP_SECONDS = 5  # how much later than the server's deadline the guard's own timer ends everything
@@ -73,6 +76,7 @@ class Execution:
         self._result: Result | None = None
         self._failed: wire.Failed | None = None
         self._printed = _Printed(bounds.max_result_bytes)
+        self._last_words = b""
         self._done = False
         self._broke_off = False
 
@@ -99,9 +103,11 @@ class Execution:
             with trio.move_on_after(_LAST_WORDS_SECONDS):
                 await self._on_log(entry)
         wall_ms = (trio.current_time() - started) * 1000
-        return conclude(
-            self._cause, end, self._failed, self._completed_result(), wall_ms, self._bounds, self._job.limits.memory_bytes
-        )
+        return conclude(self._cause, end, self._failed, self._completed_result(), wall_ms, self._bounds, self._memory())
+
+    def _memory(self) -> "Memory":
+        aborted = spec_of(self._job.language).died_of_memory(self._last_words)
+        return Memory(self._job.limits.memory_bytes, aborted)
 
     async def _claim(self) -> ClaimedSandbox:
         limits = self._job.limits
@@ -204,6 +210,8 @@ class Execution:
                     self._printed.add(data)
                     if self._printed.is_too_much:
                         self.end(Cause.OUTPUT_LIMIT)
+                else:
+                    self._last_words = (self._last_words + data)[-_LAST_WORDS_BYTES:]
                 if self._budget.is_full:
                     self._budget.drop(lines.skip(data))
                     continue
@@ -271,6 +279,13 @@ def _checked_result(head: wire.ResultHead, value: bytes) -> Result:
     )
 
 
+class Memory(NamedTuple):
+    """The run's limit, and whether its runtime said that it aborts for lack of memory: a claim, worth a word and no more."""
+
+    limit_bytes: int
+    said_out: bool = False
+
+
 def conclude(
     cause: Cause | None,
     end: wire.Ended | None,
@@ -278,7 +293,7 @@ def conclude(
     result: Result,
     wall_ms: float,
     bounds: Bounds,
-    memory_bytes: int,
+    memory: Memory,
 ) -> Outcome:
     """The outcome, by what is known best: our own cause, then the engine's word, then the kernel's.
 
@@ -293,8 +308,10 @@ def conclude(
     if failed is not None and failed.kind in _KINDS_OF_ENGINE:
         return Outcome(kind=failed.kind, message=failed.message[:1000], usage=usage)
     if end.wait_status is None or os.WIFSIGNALED(end.wait_status):
-        return _killed(end, usage, memory_bytes)
+        return _killed(end, usage, memory)
     if (code := os.waitstatus_to_exitcode(end.wait_status)) != 0:
+        if memory.said_out:
+            return _out_of_memory(memory, usage)
         return Outcome(kind=OutcomeKind.ERROR, message=f"the action ended with exit status {code}", usage=usage)
     return Outcome(kind=OutcomeKind.COMPLETED, result=result, usage=usage)
 
@@ -311,13 +328,17 @@ def _usage(end: wire.Ended | None, wall_ms: float) -> Usage:
     )
 
 
-def _killed(end: wire.Ended, usage: Usage, memory_bytes: int) -> Outcome:
+def _killed(end: wire.Ended, usage: Usage, memory: Memory) -> Outcome:
     """By the kernel for its memory, or by a signal; `wait_status` None: with its guard, which only SIGKILL does."""
     number = signal.SIGKILL if end.wait_status is None else os.WTERMSIG(end.wait_status)
-    if number == signal.SIGKILL and end.oom_kills:
-        message = f"out of memory: the limit is {memory_bytes >> 20} MiB; raise memory or use less"
-        return Outcome(kind=OutcomeKind.OUT_OF_MEMORY, message=message, usage=usage)
+    if memory.said_out or (number == signal.SIGKILL and end.oom_kills):
+        return _out_of_memory(memory, usage)
     return Outcome(kind=OutcomeKind.KILLED, message=f"the run was killed: {_signal_name(number)}", usage=usage)
+
+
+def _out_of_memory(memory: Memory, usage: Usage) -> Outcome:
+    message = f"out of memory: the limit is {memory.limit_bytes >> 20} MiB; raise memory or use less"
+    return Outcome(kind=OutcomeKind.OUT_OF_MEMORY, message=message, usage=usage)
 
 
 def _signal_name(number: int) -> str:

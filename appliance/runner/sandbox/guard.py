@@ -53,7 +53,7 @@ class Identity(NamedTuple):
 class Plan(NamedTuple):
     """`fds`: the near ends of status, job, answers, stdout, stderr, in this order, and for a compiled language that of the
     socket which its program comes through. `network`: the namespace to join; without one, `with_network` says whether the host's
-    network stays or an empty one is made. `room` and `confine`: see `Place`."""
+    network stays or an empty one is made. `room`, `confine` and `in_scope`: see `Place`."""
 
     fds: tuple[int, ...]
     identity: Identity | None
@@ -62,6 +62,7 @@ class Plan(NamedTuple):
     walls: Walls
     room: int
     confine: Confine
+    in_scope: bool
 
 
 def become_sandbox(plan: Plan, work: Work) -> NoReturn:
@@ -204,7 +205,7 @@ def _run_worker(plan: Plan, work: Work) -> NoReturn:
         os.chdir("/tmp")
         os.umask(0o022)
         plan.walls.confine_worker()
-        status = work(Place(_JOB, _ANSWERS, plan.room, plan.confine, _receive_program))
+        status = work(Place(_JOB, _ANSWERS, plan.room, plan.confine, _receive_program, plan.in_scope))
     finally:
         os._exit(status)
 

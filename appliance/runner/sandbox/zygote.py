@@ -128,10 +128,12 @@ def main(preload: str, program: str) -> None:
             os.waitpid(first, 0)
         elif operation == FORK:
             identity = guard.Identity(first, second) if flags & OWN_UIDS else None
-            confine = _leave_to_scope if flags & IN_SCOPE else _confine
+            in_scope = bool(flags & IN_SCOPE)
+            confine = _leave_to_scope if in_scope else _confine
             network, channels = (fds[-1], fds[:-1]) if flags & JOIN_NETWORK else (None, fds)
             with_network = bool(flags & WITH_NETWORK)
-            plan = guard.Plan(channels, identity, with_network, network, host.walls[identity is not None], room, confine)
+            wall = host.walls[identity is not None]
+            plan = guard.Plan(channels, identity, with_network, network, wall, room, confine, in_scope)
             try:
                 pid = _fork_into_new_namespace(namespace, plan, stage.work)
                 _send_pid(control, FORK + PID.pack(pid), pid)
