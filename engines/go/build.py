@@ -1,0 +1,183 @@
+"""The build of one Go source, in a sandbox of its own: the job's source in, an executable in the descriptor that came with it.
+
+The cache of the toolchain is filled beforehand and read-only (`BASE`); a build works on links to it in its own /tmp. A source
+that isn't the author's but the word `WARM` and names of packages fills that cache: the archive of what is new is the output.
+"""
+
+import io
+import os
+import re
+import shutil
+import subprocess
+import tarfile
+from pathlib import Path
+from typing import Any
+
+from engines.go.source import FILE, is_plain, line_of_run
+from engines.python.frames import Channel, read_frame
+from engines.python.job import Job
+from engines.python.text import cut, encode
+from engines.spec import Lacking, Place
+
+BASE = "/opt/cache"
+WARM = "codeactions:warm "
+ENGINE = "/engine/engines/go"
+_WORK = Path("/tmp/build")
+_CACHE = Path("/dev/shm/cache")
+_FLAGS = ("-trimpath", "-buildvcs=false", "-ldflags=-s -w")
+_MAX_ERRORS = 20
+_AUTHORS_LINE = re.compile(rf"^(?:\./|actions/|\S*/)?{re.escape(FILE)}:")
+_OTHER_PLACE = re.compile(r"^\s*(?:\./)?(?:actions/)?engine\.go:\d+:\d+: other declaration of (\w+)$")
+
+_go = ""
+
+
+def prepare(program: str) -> str:
+    """The version of the toolchain in the root. Nothing of it is executed here, where root is."""
+    global _go
+    _go = program
+    return version_of(Path(program).parents[1])
+
+
+def version_of(goroot: Path) -> str:
+    """Raises `Lacking` for what is no toolchain, or one that is too old."""
+    try:
+        version = (goroot / "VERSION").read_text().split()[0].removeprefix("go")
+    except (OSError, IndexError):
+        raise Lacking(f"{goroot} is no Go toolchain: it has no file VERSION") from None
+    numbers = re.findall(r"\d+", version)
+    if len(numbers) < 2 or (int(numbers[0]), int(numbers[1])) < (1, 19):
+        raise Lacking(f"Go {version} is too old: install Go 1.19 or newer, or name one by the setting GO")
+    return version
+
+
+def work(place: Place) -> int:
+    try:
+        output = place.program()
+    except EOFError:
+        return 0
+    frame = read_frame(place.job)
+    if frame is None:
+        return 0
+    job = Job.from_frame(*frame)
+    place.confine(job.limits)
+    channel = Channel(place.answers, job.max_log_bytes)
+    if job.source.startswith(WARM):
+        return _warm(job.source.removeprefix(WARM).split(), output, channel)
+    return _build(job.source, output, channel, job.limits)
+
+
+def _build(source: str, output: int, channel: Channel, limits: dict[str, Any]) -> int:
+    _link_cache()
+    _lay_out(source)
+    done = _toolchain("build", *_FLAGS, "-o", "/tmp/action", ".")
+    if done.returncode != 0:
+        return _tell(done, channel, limits)
+    with open("/tmp/action", "rb") as file:
+        while os.sendfile(output, file.fileno(), None, 1 << 24):
+            pass
+    channel.send({"type": "done", "dropped": 0})
+    return 0
+
+
+def _lay_out(source: str) -> None:
+    shutil.copytree(ENGINE, _WORK, ignore=lambda folder, names: [name for name in names if name.endswith((".py", ".pyc"))])
+    if is_plain(source):
+        (_WORK / "main.go").write_text('package main\n\nimport _ "codeactions/quiet"\n')
+        (_WORK / FILE).write_text(source)
+        return
+    (_WORK / "actions" / FILE).write_text(source)
+    use = f'func init() {{\n//line {FILE}:{line_of_run(source)}\n\tcodeactions_engine.Use(Run)\n}}\n'
+    (_WORK / "actions" / "start.go").write_text(f'package actions\n\nimport codeactions_engine "codeactions/engine"\n\n{use}')
+
+
+def _link_cache() -> None:
+    """Folders of our own with links to the files of the base: what is new comes to lie beside them."""
+    for number in range(256):
+        folder = _CACHE / f"{number:02x}"
+        folder.mkdir(parents=True, exist_ok=True)
+        with os.scandir(f"{BASE}/{folder.name}") if os.path.isdir(f"{BASE}/{folder.name}") else _nothing() as entries:
+            for entry in entries:
+                os.symlink(entry.path, folder / entry.name)
+
+
+class _nothing:  # noqa: N801 - an empty scandir
+    def __enter__(self) -> tuple[()]:
+        return ()
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+def _toolchain(*arguments: str) -> "subprocess.CompletedProcess[str]":
+    environment = {
+        **{name: os.environ[name] for name in ("PATH", "LANG", "TZ") if name in os.environ},
+        "HOME": "/tmp",
+        "TMPDIR": "/tmp",
+        "CGO_ENABLED": "0",
+        "GOTOOLCHAIN": "local",
+        "GOPROXY": "off",
+        "GOFLAGS": "-p=2",
+        "GOENV": "off",
+        "GOTELEMETRY": "off",
+        "GO111MODULE": "on",
+        "GOCACHE": str(_CACHE),
+        "GOPATH": "/tmp/gopath",
+    }
+    return subprocess.run(
+        [_go, *arguments], cwd=_WORK, env=environment, capture_output=True, text=True, errors="replace", check=False
+    )
+
+
+def _tell(done: "subprocess.CompletedProcess[str]", channel: Channel, limits: dict[str, Any]) -> int:
+    text = done.stderr + done.stdout
+    if done.returncode < 0 or "signal: killed" in text or "out of memory" in text or "cannot allocate memory" in text:
+        limit = limits["memory_bytes"] >> 20
+        message = f"the source could not be compiled: out of memory: the limit is {limit} MiB (BUILD_MEMORY)"
+        return _fail(channel, "out_of_memory", message)
+    errors = authors_errors(text) or [text.strip() or f"go build ended with status {done.returncode}"]
+    for error in errors[:_MAX_ERRORS]:
+        channel.log("error", encode(cut(error)))
+    more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
+    return _fail(channel, "error", errors[0].partition("\n")[0][:480] + more)
+
+
+def authors_errors(text: str) -> list[str]:
+    """The compiler's errors, each with the author's file and line, and what belongs to it on lines of its own."""
+    errors: list[str] = []
+    for line in text.splitlines():
+        if line.startswith("#") or not line.strip():
+            continue
+        if (other := _OTHER_PLACE.match(line)) and errors:
+            errors[-1] += f": {other[1]} is a name that the engine gives to every action"
+        elif line.startswith(("\t", "    ")) and errors:
+            errors[-1] += "\n" + _AUTHORS_LINE.sub(f"{FILE}:", line.strip())
+        elif line.endswith("too many errors"):
+            continue
+        else:
+            errors.append(_AUTHORS_LINE.sub(f"{FILE}:", line))
+    return errors
+
+
+def _fail(channel: Channel, kind: str, message: str) -> int:
+    channel.send({"type": "failed", "kind": kind, "message": message, "dropped": 0})
+    return 1
+
+
+def _warm(packages: list[str], output: int, channel: Channel) -> int:
+    """Compiles packages of the standard library, and the engine, with the flags of a build."""
+    _link_cache()
+    _lay_out("package actions\n\nfunc Run(engine *Engine) {}\n")
+    known = [name for name in packages if (Path(_go).parents[1] / "src" / name).is_dir()]
+    done = _toolchain("build", "-trimpath", *known, "./engine", "./quiet")
+    if done.returncode != 0:
+        return _fail(channel, "error", done.stderr.strip()[:480])
+    with os.fdopen(os.dup(output), "wb") as file, tarfile.open(fileobj=file, mode="w") as archive:
+        for path in sorted(_CACHE.glob("??/*")):
+            if not path.is_symlink():
+                content = path.read_bytes()
+                member = tarfile.TarInfo(f"{path.parent.name}/{path.name}")
+                member.size = len(content)
+                archive.addfile(member, io.BytesIO(content))
+    channel.send({"type": "done", "dropped": 0})
+    return 0
