@@ -76,7 +76,11 @@ def launch(arguments: argparse.Namespace) -> int:
     )
     programs = {Language(name): path for name, _, path in (text.partition("=") for text in arguments.program)}
     network = Network(arguments.network)
-    return main(LaunchOptions(arguments.fd, arguments.keep, arguments.runs, limits, arguments.uid_base, network, programs))
+    return main(
+        LaunchOptions(
+            arguments.fd, arguments.keep, arguments.runs, limits, arguments.uid_base, network, programs, arguments.toolchain_cache
+        )
+    )
 
 
 def launch_arguments(parser: argparse.ArgumentParser) -> None:
@@ -91,6 +95,7 @@ def launch_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tasks", type=int, required=True, help="its limit of processes and threads")
     parser.add_argument("--uid-base", type=int, required=True, help="first of the sandboxes' uids")
     parser.add_argument("--network", choices=("internet", "none"), required=True, help="network of a parked sandbox")
+    parser.add_argument("--toolchain-cache", default="", help="a folder that builds may read")
     parser.add_argument(
         "--program", action="append", default=[], metavar="LANGUAGE=PATH", help="what a language needs of the host"
     )

@@ -4,19 +4,22 @@ import argparse
 import sys
 from contextlib import suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
+import msgspec
 import trio
 
 from appliance import options, startup
 from appliance.api.incoming import canonical
+from appliance.builds import Builds, NotBuilt
 from appliance.calls import Request, job_of
 from appliance.codes import SOURCE_LIMIT, TOO_BIG
 from appliance.entities import Code, CodeType, Language, new_id, now
 from appliance.errors import CannotStart
 from appliance.receipts import WITHOUT_BODY, status_of
 from appliance.runner.launcher import Launcher, LauncherGone, connect
-from appliance.runner.outcome import LogEntry, Outcome
-from appliance.runner.pool import Runner
+from appliance.runner.outcome import Job, LogEntry, Outcome
+from appliance.runner.pool import Runner, Ticket
 from appliance.settings import Loaded
 from engines.table import spec_of
 
@@ -30,7 +33,8 @@ def main(arguments: argparse.Namespace, loaded: Loaded) -> int:
     if len(request.body) > loaded.settings.max_body_bytes:
         raise CannotStart(f"-d: the body is over the limit of {loaded.settings.max_body_bytes} bytes (MAX_BODY_BYTES)")
     begun = startup.begin(loaded, "warning", listen=False)
-    outcome = trio.run(_run, loaded, begun, code, request)
+    with TemporaryDirectory(ignore_cleanup_errors=True) as kept:
+        outcome = trio.run(_run, loaded, begun, code, request, Path(kept))
     if outcome.result is None:
         sys.stderr.write(f"{outcome.kind}: {outcome.message}\n")
         return 1
@@ -51,7 +55,7 @@ def _describe(outcome: Outcome) -> None:
         sys.stderr.writelines(f"{name}: {value}\n" for name, value in outcome.result.headers)
 
 
-async def _run(loaded: Loaded, begun: startup.Begun, code: Code, request: Request) -> Outcome:
+async def _run(loaded: Loaded, begun: startup.Begun, code: Code, request: Request, kept: Path) -> Outcome:
     settings = loaded.settings
     async with connect(begun.launcher) as launcher, trio.open_nursery() as nursery:
         if launcher.floor:
@@ -61,10 +65,20 @@ async def _run(loaded: Loaded, begun: startup.Begun, code: Code, request: Reques
         nursery.start_soon(_listen, launcher, name="launcher")
         runner = Runner(launcher, options.pool_options(settings), options.bounds(settings))
         limits = options.call_options(settings, instance="").limits_of(code)
+        builds = Builds(launcher, nursery, options.build_options(settings, kept))
         with runner.admit(code.project_uuid) as ticket:
-            outcome = await ticket.run(job_of(new_id(), code, request, limits), _show)
+            outcome = await _execute(ticket, builds, job_of(new_id(), code, request, limits))
         nursery.cancel_scope.cancel()
     return outcome
+
+
+async def _execute(ticket: Ticket, builds: Builds, job: Job) -> Outcome:
+    async with builds.program(job.language, job.source) as program:
+        if isinstance(program, NotBuilt):
+            for entry in program.entries:
+                await _show(entry)
+            return program.outcome
+        return await ticket.run(msgspec.structs.replace(job, program=program), _show)
 
 
 async def _listen(launcher: Launcher) -> None:

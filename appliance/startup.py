@@ -11,6 +11,7 @@ from hypercorn.config import Config
 
 import appliance
 from appliance import __version__, admintoken, logsetup, privileges, sdnotify
+from appliance.builds import make_folders
 from appliance.errors import CannotStart
 from appliance.options import launcher_arguments
 from appliance.runner.launcher import Launcher, start_launcher
@@ -57,6 +58,9 @@ def begin(loaded: Loaded, log_level: str, *, listen: bool) -> Begun:
         log.warning("setting ignored", reason=warning)
     _raise_descriptor_limit()
     listener = _listen(settings.host, settings.port) if listen else None
+    if listen:
+        privileges.make_state_dir(settings.state_dir)
+    cache = make_folders(settings.state_dir) if listen else None
     # -P: a folder `appliance` in the working directory must not be what runs as root.
     command = [
         sys.executable,
@@ -64,11 +68,9 @@ def begin(loaded: Loaded, log_level: str, *, listen: bool) -> Begun:
         "-m",
         "appliance",
         "launch",
-        *launcher_arguments(settings, loaded.host.path, log_level, style.value),
+        *launcher_arguments(settings, loaded.host.path, str(cache or ""), log_level, style.value),
     ]
     launcher = start_launcher(command)
-    if listen:
-        privileges.make_state_dir(settings.state_dir)
     privileges.become_unprivileged(settings.state_dir, _program_folders())
     return Begun(launcher, listener)
 

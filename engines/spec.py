@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+TOOLCHAIN_CACHE = "/opt/cache"  # where a build finds, read-only, what `warming` has made
+
 Confine = Callable[[Mapping[str, Any]], None]
 
 
@@ -58,7 +60,8 @@ class LanguageSpec:
     """`program` is what it needs of the host, by name: it is looked for on PATH, and the setting of that name says another.
 
     `install` says what to install when there is none. `least_memory_bytes` and `least_tasks` are what a run can't do without.
-    `room` is the size class of a sandbox for so much memory. `build` compiles a source; its program then comes with each claim.
+    `room` is the size class of a sandbox for so much memory. `build` compiles a source; its program then comes with each
+    claim. `warming` are sources of ours for it: what comes of each is an archive of what the toolchain's cache lacks.
     """
 
     label: str
@@ -70,3 +73,4 @@ class LanguageSpec:
     install: str = ""
     room: Callable[[int], int] = any_room
     build: Stage | None = None
+    warming: tuple[str, ...] = ()

@@ -17,9 +17,9 @@ from engines.go.source import FILE, is_plain, line_of_run
 from engines.python.frames import Channel, read_frame
 from engines.python.job import Job
 from engines.python.text import cut, encode
+from engines.spec import TOOLCHAIN_CACHE as BASE
 from engines.spec import Lacking, Place
 
-BASE = "/opt/cache"
 WARM = "codeactions:warm "
 ENGINE = "/engine/engines/go"
 _WORK = Path("/tmp/build")
@@ -87,7 +87,7 @@ def _lay_out(source: str) -> None:
         (_WORK / FILE).write_text(source)
         return
     (_WORK / "actions" / FILE).write_text(source)
-    use = f'func init() {{\n//line {FILE}:{line_of_run(source)}\n\tcodeactions_engine.Use(Run)\n}}\n'
+    use = f"func init() {{\n//line {FILE}:{line_of_run(source)}\n\tcodeactions_engine.Use(Run)\n}}\n"
     (_WORK / "actions" / "start.go").write_text(f'package actions\n\nimport codeactions_engine "codeactions/engine"\n\n{use}')
 
 

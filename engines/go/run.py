@@ -90,7 +90,8 @@ class _Run:
         """The program is pid's; the descriptors are those that it writes to, with who takes what is read there."""
         error_in, error_out = os.pipe2(os.O_CLOEXEC)
         readers: dict[int, Any] = {error_in: self._errors}
-        actions = [(os.POSIX_SPAWN_DUP2, error_out, 2)]
+        actions: list[tuple[int, ...]] = [(os.POSIX_SPAWN_DUP2, error_out, 2)]
+        given = [error_out]
         if not self._is_plain:
             output_in, output_out = os.pipe2(os.O_CLOEXEC)
             readers[output_in] = self._output
@@ -98,6 +99,7 @@ class _Run:
             os.write(header, json.dumps(self._header).encode())
             os.lseek(header, 0, os.SEEK_SET)
             high = [os.dup2(fd, 200 + index) for index, fd in enumerate((self._place.job, self._place.answers, header))]
+            given.append(output_out)
             actions += [(os.POSIX_SPAWN_DUP2, output_out, 1)]
             actions += [(os.POSIX_SPAWN_DUP2, fd, 3 + index) for index, fd in enumerate(high)]
             actions += [(os.POSIX_SPAWN_CLOSE, fd) for fd in high]
@@ -105,9 +107,8 @@ class _Run:
         environment = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
         environment["GOMEMLIMIT"] = str(int(self._header["limits"]["memory_bytes"] * _MARGIN))
         pid = os.posix_spawn(binary, ["action"], environment, file_actions=actions, setsigdef=[signal.SIGPIPE, signal.SIGINT])
-        os.close(error_out)
-        if not self._is_plain:
-            os.close(output_out)
+        for fd in given:
+            os.close(fd)
         return readers, pid
 
     def _read_all(self, readers: dict[int, Any], pid: int) -> None:

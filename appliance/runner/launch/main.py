@@ -46,7 +46,8 @@ _MOST_TAKEN = 10  # sandboxes a claim, those among them that die while they are 
 
 class LaunchOptions(NamedTuple):
     """`keep`: parked sandboxes a language; `runs`: how many there may be at once; `limits`: those of a parked sandbox;
-    `uid_base`: the first of the sandboxes' uids, used by root only; `programs`: what languages need of the host, by language."""
+    `uid_base`: the first of the sandboxes' uids, used by root only; `programs`: what languages need of the host, by language;
+    `toolchain_cache`: a folder for builds, or ""."""
 
     fd: int
     keep: int
@@ -55,6 +56,7 @@ class LaunchOptions(NamedTuple):
     uid_base: int
     network: Network
     programs: Mapping[Language, str]
+    toolchain_cache: str
 
 
 def main(options: LaunchOptions) -> int:
@@ -71,7 +73,9 @@ async def _serve(options: LaunchOptions, slots: Slots | None) -> None:
     async with trio.open_nursery() as nursery:
         scopes = await _scopes(nursery, options)
         garage = Garage(nursery, slots, scopes)
-        languages = Languages(garage, options.programs, options.keep, options.limits.memory_bytes, options.network)
+        languages = Languages(
+            garage, options.programs, options.keep, options.limits.memory_bytes, options.network, options.toolchain_cache
+        )
         await languages.start()
         connection = _Connection(server, nursery, languages)
         await connection.send(_hello(languages, scopes, slots is not None))
