@@ -334,8 +334,8 @@ def _evict(folder: Path, cache_bytes: int, newest: str) -> None:
 
 def _unpack(archive: int, folder: Path) -> None:
     """Plain files by their two-letter folders, and nothing else that an archive may hold."""
+    os.lseek(archive, 0, os.SEEK_SET)  # its writer had the same position
     with os.fdopen(os.dup(archive), "rb") as file, tarfile.open(fileobj=file) as members:
-        file.seek(0)
         for member in members:
             place, _, name = member.name.partition("/")
             content = members.extractfile(member) if member.isreg() else None

@@ -21,10 +21,11 @@ from engines.spec import TOOLCHAIN_CACHE as BASE
 from engines.spec import Lacking, Place
 
 WARM = "codeactions:warm "
-ENGINE = "/engine/engines/go"
+_OURS = Path(__file__).parent
+_MAIN = (_OURS / "main.go").read_text()
 _WORK = Path("/tmp/build")
 _CACHE = Path("/dev/shm/cache")
-_FLAGS = ("-trimpath", "-buildvcs=false", "-ldflags=-s -w")
+FLAGS = ("-trimpath", "-buildvcs=false", "-ldflags=-s -w")
 _MAX_ERRORS = 20
 _AUTHORS_LINE = re.compile(rf"^(?:\./|actions/|\S*/)?{re.escape(FILE)}:")
 _OTHER_PLACE = re.compile(r"^\s*(?:\./)?(?:actions/)?engine\.go:\d+:\d+: other declaration of (\w+)$")
@@ -69,8 +70,8 @@ def work(place: Place) -> int:
 
 def _build(source: str, output: int, channel: Channel, limits: dict[str, Any]) -> int:
     _link_cache()
-    _lay_out(source)
-    done = _toolchain("build", *_FLAGS, "-o", "/tmp/action", ".")
+    _lay_out_module(source)
+    done = _toolchain("build", *FLAGS, "-o", "/tmp/action", ".")
     if done.returncode != 0:
         return _tell(done, channel, limits)
     with open("/tmp/action", "rb") as file:
@@ -80,15 +81,28 @@ def _build(source: str, output: int, channel: Channel, limits: dict[str, Any]) -
     return 0
 
 
-def _lay_out(source: str) -> None:
-    shutil.copytree(ENGINE, _WORK, ignore=lambda folder, names: [name for name in names if name.endswith((".py", ".pyc"))])
+def lay_out(source: str, folder: Path, path: str) -> None:
+    """The package of the program, whose import path is `path`, and below it that of the action, if the source is one."""
+    folder.mkdir(parents=True, exist_ok=True)
     if is_plain(source):
-        (_WORK / "main.go").write_text('package main\n\nimport _ "codeactions/quiet"\n')
-        (_WORK / FILE).write_text(source)
+        (folder / "main.go").write_text('package main\n\nimport _ "codeactions/quiet"\n')
+        (folder / FILE).write_text(source, newline="")
         return
-    (_WORK / "actions" / FILE).write_text(source)
+    (folder / "main.go").write_text(_MAIN.replace("codeactions/actions", f"{path}/actions"))
+    actions = folder / "actions"
+    actions.mkdir(exist_ok=True)
+    shutil.copy(_OURS / "actions" / "engine.go", actions)
+    (actions / FILE).write_text(source, newline="")
+    # The compiler then says of a Run that isn't the contract's where the author has it.
     use = f"func init() {{\n//line {FILE}:{line_of_run(source)}\n\tcodeactions_engine.Use(Run)\n}}\n"
-    (_WORK / "actions" / "start.go").write_text(f'package actions\n\nimport codeactions_engine "codeactions/engine"\n\n{use}')
+    (actions / "start.go").write_text(f'package actions\n\nimport codeactions_engine "codeactions/engine"\n\n{use}')
+
+
+def _lay_out_module(source: str) -> None:
+    lay_out(source, _WORK, "codeactions")
+    for part in ("engine", "quiet"):
+        shutil.copytree(_OURS / part, _WORK / part)
+    shutil.copy(_OURS / "go.mod", _WORK)
 
 
 def _link_cache() -> None:
@@ -109,9 +123,8 @@ class _nothing:  # noqa: N801 - an empty scandir
         pass
 
 
-def _toolchain(*arguments: str) -> "subprocess.CompletedProcess[str]":
-    environment = {
-        **{name: os.environ[name] for name in ("PATH", "LANG", "TZ") if name in os.environ},
+def settings_of_toolchain(cache: Path) -> dict[str, str]:
+    return {
         "HOME": "/tmp",
         "TMPDIR": "/tmp",
         "CGO_ENABLED": "0",
@@ -121,8 +134,14 @@ def _toolchain(*arguments: str) -> "subprocess.CompletedProcess[str]":
         "GOENV": "off",
         "GOTELEMETRY": "off",
         "GO111MODULE": "on",
-        "GOCACHE": str(_CACHE),
+        "GOCACHE": str(cache),
         "GOPATH": "/tmp/gopath",
+    }
+
+
+def _toolchain(*arguments: str) -> "subprocess.CompletedProcess[str]":
+    environment = settings_of_toolchain(_CACHE) | {
+        name: os.environ[name] for name in ("PATH", "LANG", "TZ") if name in os.environ
     }
     return subprocess.run(
         [_go, *arguments], cwd=_WORK, env=environment, capture_output=True, text=True, errors="replace", check=False
@@ -167,7 +186,7 @@ def _fail(channel: Channel, kind: str, message: str) -> int:
 def _warm(packages: list[str], output: int, channel: Channel) -> int:
     """Compiles packages of the standard library, and the engine, with the flags of a build."""
     _link_cache()
-    _lay_out("package actions\n\nfunc Run(engine *Engine) {}\n")
+    _lay_out_module("package actions\n\nfunc Run(engine *Engine) {}\n")
     known = [name for name in packages if (Path(_go).parents[1] / "src" / name).is_dir()]
     done = _toolchain("build", "-trimpath", *known, "./engine", "./quiet")
     if done.returncode != 0:

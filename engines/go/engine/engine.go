@@ -59,17 +59,25 @@ func (params Params) Items() map[string]string {
 }
 
 // Header has the request's headers: names in canonical form (Custom-Header), found by any case, with all their values.
-type Header struct {
-	values map[string][]string
-	names  map[string]string // lower case to canonical
-}
+type Header struct{ values map[string][]string }
 
 // Get returns the first value, "" for a header that isn't there.
 func (header Header) Get(name string) string {
-	if values := header.values[header.names[strings.ToLower(name)]]; len(values) > 0 {
+	if values := header.values[canonical(name)]; len(values) > 0 {
 		return values[0]
 	}
 	return ""
+}
+
+// canonical is Custom-Header for any case of it; net/textproto, which has it too, would bring the network's package along.
+func canonical(name string) string {
+	words := strings.Split(strings.ToLower(name), "-")
+	for index, word := range words {
+		if word != "" {
+			words[index] = strings.ToUpper(word[:1]) + word[1:]
+		}
+	}
+	return strings.Join(words, "-")
 }
 
 // Items returns a copy of all of them.
@@ -148,10 +156,10 @@ func newEngine() *Engine {
 			params.values[pair[0]] = pair[1]
 		}
 	}
-	header := Header{values: map[string][]string{}, names: map[string]string{}}
+	header := Header{values: map[string][]string{}}
 	for _, pair := range head.Headers {
-		header.values[pair[0]] = append(header.values[pair[0]], pair[1])
-		header.names[strings.ToLower(pair[0])] = pair[0]
+		name := canonical(pair[0])
+		header.values[name] = append(header.values[name], pair[1])
 	}
 	text := strings.ToValidUTF8(string(body), "\uFFFD")
 	request := Request{params, header, text, Log{}, head.Method, head.Path, body}
