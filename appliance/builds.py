@@ -273,6 +273,15 @@ def make_folders(state_dir: Path) -> Path:
     return folder
 
 
+def existing_toolchain_cache(state_dir: Path) -> Path | None:
+    """What a server that was started here has filled."""
+    folder = state_dir / FOLDER / TOOLCHAIN
+    try:
+        return folder if folder.is_dir() else None
+    except PermissionError:
+        return None
+
+
 def _hash_of_engine(language: Language, version: str) -> str:
     import engines
 

@@ -1,6 +1,7 @@
 """`codeactions run FILE`: a local file, run exactly as a call would be, without a server: an author's inner loop."""
 
 import argparse
+import os
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -11,7 +12,7 @@ import trio
 
 from appliance import options, startup
 from appliance.api.incoming import canonical
-from appliance.builds import Builds, NotBuilt
+from appliance.builds import FOLDER, Builds, NotBuilt
 from appliance.calls import Request, job_of
 from appliance.codes import SOURCE_LIMIT, TOO_BIG
 from appliance.entities import Code, CodeType, Language, new_id, now
@@ -20,7 +21,7 @@ from appliance.receipts import WITHOUT_BODY, status_of
 from appliance.runner.launcher import Launcher, LauncherGone, connect
 from appliance.runner.outcome import Job, LogEntry, Outcome
 from appliance.runner.pool import Runner, Ticket
-from appliance.settings import Loaded
+from appliance.settings import Loaded, Settings
 from engines.table import spec_of
 
 _LANGUAGES = {suffix: language for language in Language for suffix in spec_of(language).suffixes}
@@ -65,11 +66,17 @@ async def _run(loaded: Loaded, begun: startup.Begun, code: Code, request: Reques
         nursery.start_soon(_listen, launcher, name="launcher")
         runner = Runner(launcher, options.pool_options(settings), options.bounds(settings))
         limits = options.call_options(settings, instance="").limits_of(code)
-        builds = Builds(launcher, nursery, options.build_options(settings, kept))
+        builds = Builds(launcher, nursery, options.build_options(settings, _folder(settings, kept)))
         with runner.admit(code.project_uuid) as ticket:
             outcome = await _execute(ticket, builds, job_of(new_id(), code, request, limits))
         nursery.cancel_scope.cancel()
     return outcome
+
+
+def _folder(settings: Settings, temporary: Path) -> Path:
+    """Programs are kept where the server keeps them, if we may write there."""
+    kept = settings.state_dir / FOLDER
+    return kept if os.access(kept, os.W_OK) else temporary
 
 
 async def _execute(ticket: Ticket, builds: Builds, job: Job) -> Outcome:

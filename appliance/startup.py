@@ -11,7 +11,7 @@ from hypercorn.config import Config
 
 import appliance
 from appliance import __version__, admintoken, logsetup, privileges, sdnotify
-from appliance.builds import make_folders
+from appliance.builds import existing_toolchain_cache, make_folders
 from appliance.errors import CannotStart
 from appliance.options import launcher_arguments
 from appliance.runner.launcher import Launcher, start_launcher
@@ -60,7 +60,7 @@ def begin(loaded: Loaded, log_level: str, *, listen: bool) -> Begun:
     listener = _listen(settings.host, settings.port) if listen else None
     if listen:
         privileges.make_state_dir(settings.state_dir)
-    cache = make_folders(settings.state_dir) if listen else None
+    cache = make_folders(settings.state_dir) if listen else existing_toolchain_cache(settings.state_dir)
     # -P: a folder `appliance` in the working directory must not be what runs as root.
     command = [
         sys.executable,

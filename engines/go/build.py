@@ -13,7 +13,7 @@ import tarfile
 from pathlib import Path
 from typing import Any
 
-from engines.go.source import FILE, is_plain, line_of_run
+from engines.go.source import FILE, is_plain, line_of_run, package_of
 from engines.python.frames import Channel, read_frame
 from engines.python.job import Job
 from engines.python.text import cut, encode
@@ -28,7 +28,8 @@ _CACHE = Path("/dev/shm/cache")
 FLAGS = ("-trimpath", "-buildvcs=false", "-ldflags=-s -w")
 _MAX_ERRORS = 20
 _AUTHORS_LINE = re.compile(rf"^(?:\./|actions/|\S*/)?{re.escape(FILE)}:")
-_OTHER_PLACE = re.compile(r"^\s*(?:\./)?(?:actions/)?engine\.go:\d+:\d+: other declaration of (\w+)$")
+_WRONG_RUN = re.compile(rf"^({re.escape(FILE)}:\d+)(?::\d+)?: (.+?) does not (?:satisfy|implement) .*func\(\*")
+_OTHER_PLACE = re.compile(r"^\s*(?:\./)?(?:actions/)?a_engine\.go:\d+:\d+: other declaration of (\w+)$")
 
 _go = ""
 
@@ -69,6 +70,9 @@ def work(place: Place) -> int:
 
 
 def _build(source: str, output: int, channel: Channel, limits: dict[str, Any]) -> int:
+    name = package_of(source)
+    if name not in ("actions", "main", ""):
+        return _refuse(channel, f"{FILE}: the package is {name}; it must be actions, with func Run(engine *Engine), or main")
     _link_cache()
     _lay_out_module(source)
     done = _toolchain("build", *FLAGS, "-o", "/tmp/action", ".")
@@ -91,7 +95,7 @@ def lay_out(source: str, folder: Path, path: str) -> None:
     (folder / "main.go").write_text(_MAIN.replace("codeactions/actions", f"{path}/actions"))
     actions = folder / "actions"
     actions.mkdir(exist_ok=True)
-    shutil.copy(_OURS / "actions" / "engine.go", actions)
+    shutil.copy(_OURS / "actions" / "a_engine.go", actions)
     (actions / FILE).write_text(source, newline="")
     # The compiler then says of a Run that isn't the contract's where the author has it.
     use = f"func init() {{\n//line {FILE}:{line_of_run(source)}\n\tcodeactions_engine.Use(Run)\n}}\n"
@@ -161,6 +165,11 @@ def _tell(done: "subprocess.CompletedProcess[str]", channel: Channel, limits: di
     return _fail(channel, "error", errors[0].partition("\n")[0][:480] + more)
 
 
+def _refuse(channel: Channel, error: str) -> int:
+    channel.log("error", encode(cut(error)))
+    return _fail(channel, "error", error)
+
+
 def authors_errors(text: str) -> list[str]:
     """The compiler's errors, each with the author's file and line, and what belongs to it on lines of its own."""
     errors: list[str] = []
@@ -174,8 +183,17 @@ def authors_errors(text: str) -> list[str]:
         elif line.endswith("too many errors"):
             continue
         else:
-            errors.append(_AUTHORS_LINE.sub(f"{FILE}:", line))
+            errors.append(_in_words(_AUTHORS_LINE.sub(f"{FILE}:", line)))
     return errors
+
+
+def _in_words(error: str) -> str:
+    """What the compiler says of the line that is ours, which calls Run; and without the toolchain's place."""
+    if error.endswith(": undefined: Run"):
+        return f"{FILE}: there is no func Run(engine *Engine); a program of its own is package main"
+    if (wrong := _WRONG_RUN.match(error)) is not None:
+        return f"{wrong[1]}: Run must be func(engine *Engine) or func(engine *Engine) error, not {wrong[2]}"
+    return re.sub(r" is not in (?:std|GOROOT) \(.*\)$", " is not in the standard library, and others can't be used", error)
 
 
 def _fail(channel: Channel, kind: str, message: str) -> int:

@@ -9,10 +9,15 @@ _PACKAGE = re.compile(rf"\ufeff?{_BEFORE_PACKAGE}package\s+(\w+)", re.DOTALL)
 _RUN = re.compile(r"^func\s+Run\s*\(", re.MULTILINE)
 
 
+def package_of(source: str) -> str:
+    """The name in its package clause, "" for a text that has none."""
+    found = _PACKAGE.match(source)
+    return found[1] if found else ""
+
+
 def is_plain(source: str) -> bool:
     """A program of its own, whose standard output is the result."""
-    found = _PACKAGE.match(source)
-    return found is not None and found[1] == "main"
+    return package_of(source) == "main"
 
 
 def line_of_run(source: str) -> int:

@@ -1,4 +1,5 @@
 // What the author of an action sees without an import: the contract's names, in the package of the action.
+// The file's name comes before the author's: of two declarations the compiler blames the later one.
 package actions
 
 import codeactions_engine "codeactions/engine"
