@@ -27,7 +27,7 @@ import structlog
 import trio
 
 from appliance.entities import Language, Network, new_id
-from appliance.runner.execution import TIMEOUT_MESSAGE, Bounds, Execution, OnLog
+from appliance.runner.execution import Bounds, Execution, OnLog
 from appliance.runner.launcher import Launcher
 from appliance.runner.outcome import Job, Limits, LogEntry, Outcome, OutcomeKind, Purpose
 from engines.spec import LanguageSpec
@@ -61,10 +61,11 @@ class BuildState(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class NotBuilt(msgspec.Struct, frozen=True, kw_only=True):
-    """How the build ended, and what was logged of it."""
+    """How a run ends whose source could not be built, what was logged of it, and whether it would be so again."""
 
     outcome: Outcome
     entries: tuple[LogEntry, ...]
+    is_final: bool
 
 
 class BuildOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -134,8 +135,8 @@ class Builds:
                 os.close(found)
 
     async def _find(self, key: str, language: Language, source: str) -> int | NotBuilt:
-        if (failure := self._failures.get(key)) is not None and failure.outcome.kind is OutcomeKind.ERROR:
-            return failure  # the same source would fail again
+        if (failure := self._failures.get(key)) is not None and failure.is_final:
+            return failure
         if key not in self._flights and (program := await self._kept(key)) is not None:
             return program
         flight = self._flights.get(key) or self._take_off(key, language, source)
@@ -183,9 +184,9 @@ class Builds:
         with _memory_file(language) as program:
             outcome = await self._run(language, source, program, keep)
             if outcome.kind is not OutcomeKind.COMPLETED:
-                failed = msgspec.structs.replace(outcome, message=self._explain(outcome))
+                failed = self._failed(outcome)
                 log.info("build failed", build=key[:12], outcome=outcome.kind.value, reason=failed.message)
-                return NotBuilt(outcome=failed, entries=tuple(entries))
+                return NotBuilt(outcome=failed, entries=tuple(entries), is_final=outcome.kind is OutcomeKind.ERROR)
             fcntl.fcntl(program, fcntl.F_ADD_SEALS, _SEALS)
             await trio.to_thread.run_sync(_store, program, self._path(key))
             self._keep_open(key, os.dup(program))
@@ -206,9 +207,14 @@ class Builds:
         bounds = Bounds(max_log_bytes=1 << 20, max_result_bytes=1 << 20)
         return await Execution(self._launcher, job, bounds, on_log).run()
 
+    def _failed(self, outcome: Outcome) -> Outcome:
+        """To the run it is an error of its source, unless it is ours."""
+        is_ours = outcome.kind in (OutcomeKind.COULD_NOT_START, OutcomeKind.INTERRUPTED)
+        return Outcome(kind=outcome.kind if is_ours else OutcomeKind.ERROR, message=self._explain(outcome))
+
     def _explain(self, outcome: Outcome) -> str:
         """A build's limits are other settings than a run's."""
-        if outcome.kind is OutcomeKind.TIMEOUT or outcome.message == TIMEOUT_MESSAGE:
+        if outcome.kind is OutcomeKind.TIMEOUT:
             return f"the source could not be compiled within {self._options.timeout_s} s (BUILD_TIMEOUT)"
         if outcome.kind is OutcomeKind.OUT_OF_MEMORY:
             limit = self._options.memory_bytes >> 20

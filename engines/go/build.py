@@ -178,10 +178,10 @@ def authors_errors(text: str) -> list[str]:
             continue
         if (other := _OTHER_PLACE.match(line)) and errors:
             errors[-1] += f": {other[1]} is a name that the engine gives to every action"
+        elif line.endswith("too many errors") or line.startswith("\tgo get "):
+            continue
         elif line.startswith(("\t", "    ")) and errors:
             errors[-1] += "\n" + _AUTHORS_LINE.sub(f"{FILE}:", line.strip())
-        elif line.endswith("too many errors"):
-            continue
         else:
             errors.append(_in_words(_AUTHORS_LINE.sub(f"{FILE}:", line)))
     return errors
@@ -193,6 +193,7 @@ def _in_words(error: str) -> str:
         return f"{FILE}: there is no func Run(engine *Engine); a program of its own is package main"
     if (wrong := _WRONG_RUN.match(error)) is not None:
         return f"{wrong[1]}: Run must be func(engine *Engine) or func(engine *Engine) error, not {wrong[2]}"
+    error = re.sub(r"(no required module provides package [^\s;:]+).*", r"\1: only the standard library can be used", error)
     return re.sub(r" is not in (?:std|GOROOT) \(.*\)$", " is not in the standard library, and others can't be used", error)
 
 

@@ -4,9 +4,10 @@ import os
 from pathlib import Path
 
 from engines.go.build import WARM, version_of
-from engines.spec import Found, LanguageSpec, Stage
+from engines.spec import Found, Lacking, LanguageSpec, Stage
 
 _INSIDE = "/opt/go"
+INSTALL = "install Go 1.19 or newer (on Debian: apt install golang-go), or name one by the setting GO"
 
 # The standard library in portions whose compiled form fits into a sandbox's /dev/shm, what most actions need first.
 _LIBRARY = (
@@ -29,6 +30,8 @@ _LIBRARY = (
 def find(program: str) -> Found:
     """The toolchain that `program` belongs to. Debian's lies below /usr, which every root has; others are mounted."""
     path = os.path.realpath(program)
+    if not os.path.isfile(path):
+        raise Lacking(f"there is no {program}: {INSTALL}")
     goroot = Path(path).parents[1]
     version_of(goroot)
     if goroot.is_relative_to("/usr") and not goroot.is_relative_to("/usr/local"):
@@ -40,7 +43,7 @@ LANGUAGE = LanguageSpec(
     label="Go",
     suffixes=(".go",),
     program="go",
-    install="install Go 1.19 or newer (on Debian: apt install golang-go), or name one by the setting GO",
+    install=INSTALL,
     least_memory_bytes=32 << 20,
     least_tasks=16,
     run=Stage(preload="engines.go.run"),
