@@ -21,7 +21,7 @@ def go_program() -> str:
 
 
 @contextmanager
-def compiling(state_dir: Path, **settings: str | int) -> Iterator[Appliance]:
+def compiling(state_dir: Path, **settings: Any) -> Iterator[Appliance]:
     with running(state_dir, go=go_program(), **settings) as appliance:
         eventually(lambda: events(appliance, "toolchain cache filled"), FILL_GUARD)
         yield appliance

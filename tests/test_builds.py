@@ -142,3 +142,24 @@ def test_health_names_the_version(appliance: Appliance) -> None:
     goroot = Path(os.path.realpath(go_program())).parents[1]
     version = (goroot / "VERSION").read_text().split()[0].removeprefix("go")
     assert appliance.request("GET", "/health").json()["services"]["engine_go"]["message"] == version
+
+
+EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
+
+
+def test_the_examples_in_go_do_what_they_say(appliance: Appliance) -> None:
+    hello = create(appliance, (EXAMPLES / "hello.go").read_text())
+    assert appliance.call(hello, b"text", name="Ada").json() == {"message": "Hello, Ada!", "received": "text"}
+    table = create(appliance, (EXAMPLES / "csv_to_json.go").read_text())
+    assert appliance.call(table, b"city,people\nLisbon,545796\n").json() == [{"city": "Lisbon", "people": "545796"}]
+    webhook = create(appliance, (EXAMPLES / "webhook.go").read_text())
+    assert (appliance.call(webhook, b"{}").status, appliance.call(webhook, b"{}").json()) == (
+        401,
+        {"error": "the signature is wrong"},
+    )
+
+
+def test_the_action_in_the_documents_works(appliance: Appliance) -> None:
+    text = (EXAMPLES.parent / "docs" / "actions.md").read_text()
+    source = text.partition("```go\n")[2].partition("```")[0]
+    assert appliance.call(create(appliance, source), name="Ada").json() == {"message": "Hello, Ada!"}
