@@ -1,6 +1,6 @@
 # make run   the appliance on 127.0.0.1:8050, everything it keeps under ./var; settings come through the environment
 # make test  the whole suite; ARGS are pytest's:  make test ARGS='-k settings -x'
-.PHONY: run test test-systemd lint bench lock docs prove test-fresh
+.PHONY: run test test-systemd test-vm lint bench lock docs prove test-fresh
 
 run:
 	@packaging/bootstrap.sh program
@@ -16,6 +16,13 @@ test:
 test-systemd:
 	@packaging/bootstrap.sh dev
 	@.venv/bin/python -m pytest tests/systemd $(ARGS)
+
+# The same tests in an emulated Debian machine with cgroup version 2, and once with version 1. Needs root; some twenty minutes.
+test-vm:
+	@packaging/bootstrap.sh dev
+	@packaging/test-parts.sh vm
+	@.venv/bin/python -m tests.vm $(ARGS)
+	@.venv/bin/python -m tests.vm --cgroup-v1 $(ARGS)
 
 # Lint is first in CI: it fails in seconds.
 lint:

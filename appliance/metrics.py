@@ -126,6 +126,10 @@ class _Pool(Collector):
             ("timeout", "Runs that failed because they ran past their timeout", now.timeout),
         ):
             yield CounterMetricFamily(f"workerpool_tasks_{name}", text, value=value)
+        orphans = CounterMetricFamily("orphans_swept", "What was left of sandboxes, and ended by the sweep", labels=["kind"])
+        for kind, count in now.orphans_swept.items():
+            orphans.add_metric([kind.value], count)
+        yield orphans
 
 
 def _of_codes(labelled: list[tuple[str, CodeSeries]]) -> bytes:

@@ -1,13 +1,16 @@
 #!/bin/sh
-# Installs the Debian packages that tests use as real parts: `test-parts.sh suite` for `make test`, `test-parts.sh fresh` for
-# `make test-fresh`. An ordinary user installs nothing: what is missing is named, and the tests that need it are left out and counted.
+# Installs the Debian packages that tests use as real parts: `test-parts.sh suite` for `make test`, `fresh` for `make test-fresh`,
+# `vm` for `make test-vm`. An ordinary user installs nothing: what is missing is named, and the tests that need it are left out and
+# counted.
 set -eu
 
-# Each: the program that shows the package is there, and the package. curl is for the README's own commands.
-case ${1:?suite or fresh} in
-suite) parts="curl:curl" ;;
+# Each: the program that shows the package is there, and the package. curl is for the README's own commands; systemd, its bus and
+# ip are what tests/systemd boot over a copy of the machine.
+case ${1:?suite, fresh or vm} in
+suite) parts="curl:curl systemctl:systemd dbus-daemon:dbus ip:iproute2" ;;
+vm) parts="qemu-system-x86_64:qemu-system-x86 debootstrap:debootstrap mkfs.ext4:e2fsprogs" ;;
 fresh) parts="debootstrap:debootstrap unshare:util-linux" ;;
-*) echo "test-parts: $1: suite or fresh" >&2; exit 2 ;;
+*) echo "test-parts: $1: suite, fresh or vm" >&2; exit 2 ;;
 esac
 
 missing=

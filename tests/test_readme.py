@@ -19,6 +19,7 @@ _VARYING = (
     (re.compile(r"(?m)^date: .*$"), "date: <date>"),
     (re.compile(r'"(queue|wall|cpu)_ms": ?[\d.]+'), r'"\1_ms": <ms>'),
     (re.compile(r'"usage": \{[^}]*\}'), '"usage": <what this host can tell>'),
+    (re.compile(r"server-timing: queue;dur=[\d.]+, run;dur=[\d.]+, cpu;dur=[\d.]+"), "server-timing: <where its time went>"),
     (re.compile(r"curl/[\d.]+"), "curl/<version>"),
     (re.compile(r'"isolation_missing": \[[^]]*\]'), '"isolation_missing": [<by who started it>]'),
     (re.compile(r"127\.0\.0\.1:\d+"), "127.0.0.1:<port>"),

@@ -39,7 +39,7 @@ async def call_without_input(context: Context[None]) -> Reply:
     if answer.outcome.kind is not OutcomeKind.COMPLETED:
         return _failure(answer)
     value = answer.outcome.result.value if answer.outcome.result else b""
-    return Reply(content_type=TEXT, body=value, headers=(_NOSNIFF, _run_id(answer)))
+    return Reply(content_type=TEXT, body=value, headers=(_NOSNIFF, *_about_run(answer)))
 
 
 async def run(context: Context[None]) -> Reply:
@@ -47,7 +47,7 @@ async def run(context: Context[None]) -> Reply:
     if answer.outcome.kind is not OutcomeKind.COMPLETED:
         return _failure(answer)
     result = RunResult(code_id=answer.run.code_id, result=run_out(answer.run))
-    return json(result, headers=(_NOSNIFF, _run_id(answer)))
+    return json(result, headers=(_NOSNIFF, *_about_run(answer)))
 
 
 async def _call_without_input(context: Context[None]) -> Answer:
@@ -68,22 +68,26 @@ def _seen(request: HttpRequest, body: bytes) -> Request:
     )
 
 
-def _run_id(answer: Answer) -> tuple[str, str]:
-    return ("X-Run-Id", answer.run.id)
+def _about_run(answer: Answer) -> tuple[tuple[str, str], ...]:
+    """Which run it was, and where its time went: https://www.w3.org/TR/server-timing/, in milliseconds."""
+    usage = answer.outcome.usage
+    figures = (("queue", usage.queue_ms), ("run", usage.wall_ms), ("cpu", usage.cpu_ms))
+    timing = ", ".join(f"{name};dur={value:.3f}" for name, value in figures if value is not None)
+    return (("X-Run-Id", answer.run.id), *([("Server-Timing", timing)] if timing else []))
 
 
 def _failure(answer: Answer) -> Reply:
     outcome = answer.outcome
     # An interrupted run may have had effects: nothing invites the caller to repeat it.
     again = (retry_after(_START_AGAIN_S),) if outcome.kind is OutcomeKind.COULD_NOT_START else ()
-    return failed(status_of(outcome), outcome.message or outcome.kind.value, _NOSNIFF, _run_id(answer), *again)
+    return failed(status_of(outcome), outcome.message or outcome.kind.value, _NOSNIFF, *_about_run(answer), *again)
 
 
 def _result(answer: Answer, result: Result, *, sandboxed: bool) -> Reply:
     """The action's own headers as they came, but for those that are ours to say."""
     content_type = _content_type(result)
     kept = tuple(pair for pair in result.headers if pair[0].lower() not in ("content-type", "x-content-type-options", "x-run-id"))
-    ours = (_NOSNIFF, _run_id(answer), *([_SANDBOX] if sandboxed and _is_executed(content_type) else []))
+    ours = (_NOSNIFF, *_about_run(answer), *([_SANDBOX] if sandboxed and _is_executed(content_type) else []))
     return Reply(
         status=status_of(answer.outcome),
         content_type=content_type,

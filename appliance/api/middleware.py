@@ -20,7 +20,7 @@ UNKNOWN = "unknown"
 _QUIET = frozenset({"/healthz", "/health", "/metrics"})
 
 CORS_METHODS = "GET, POST, PUT, PATCH, DELETE"
-_EXPOSED = "X-Run-Id, Link, Retry-After"
+_EXPOSED = "X-Run-Id, Server-Timing, Link, Retry-After"
 _PREFLIGHT_KEPT_S = 600
 
 Networks = tuple[IPv4Network | IPv6Network, ...]

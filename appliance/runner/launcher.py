@@ -76,6 +76,7 @@ class Launcher:
         self.floor = hello.floor
         self.languages: Mapping[Language, str] = hello.languages
         self.lacking: Mapping[Language, str] = hello.lacking
+        self.orphans_swept = dict.fromkeys(wire.OrphanKind, 0)
         self._sock = sock
         self._tickets = itertools.count(1)
         self._answers: dict[int, _Answer] = {}
@@ -164,6 +165,8 @@ class Launcher:
                 answer.event.set()
         elif isinstance(message, wire.Refused):
             self._refuse(message.ticket, message.reason)
+        elif isinstance(message, wire.Swept):
+            self.orphans_swept[message.kind] += 1
         elif isinstance(message, wire.Ended):
             self._endings.pop(message.sandbox).set(message)
 

@@ -9,6 +9,7 @@ import trio
 
 from appliance.entities import Language, Network
 from appliance.errors import Busy
+from appliance.runner import wire
 from appliance.runner.execution import Bounds, Cause, Execution, OnLog
 from appliance.runner.launcher import Launcher
 from appliance.runner.outcome import NETWORK_FILTER, Isolation, Job, Limits, Outcome, OutcomeKind, Usage
@@ -35,6 +36,7 @@ class PoolStats(msgspec.Struct, frozen=True, kw_only=True):
     failed: int
     rejected: int
     timeout: int
+    orphans_swept: Mapping[wire.OrphanKind, int]
 
 
 class _Counters:
@@ -86,6 +88,10 @@ class Runner:
         """Why the others can't be run."""
         return self._launcher.lacking
 
+    @property
+    def orphans_swept(self) -> Mapping[wire.OrphanKind, int]:
+        return self._launcher.orphans_swept
+
     def admit(self, project_uuid: str) -> "Ticket":
         """A place among the running, or in the queue. Raises `Busy`, and keeps nothing, when there is neither."""
         ticket = Ticket(self, project_uuid)
@@ -113,6 +119,7 @@ class Runner:
             failed=counters.failed,
             rejected=counters.rejected,
             timeout=counters.timeout,
+            orphans_swept=self.orphans_swept,
         )
 
     def _queue_size(self) -> int:

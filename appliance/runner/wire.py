@@ -7,6 +7,7 @@ it is kept.
 """
 
 import struct
+from enum import StrEnum
 from typing import Annotated, Any
 
 import msgspec
@@ -77,8 +78,22 @@ class Ended(msgspec.Struct, frozen=True, kw_only=True, tag="ended", tag_field="o
     oom_kills: int | None
 
 
+class OrphanKind(StrEnum):
+    """What was found that belongs to no sandbox: a zygote without its launcher, a process with a sandbox's uid, a scope."""
+
+    ZYGOTE = "zygote"
+    PROCESS = "process"
+    SCOPE = "scope"
+
+
+class Swept(msgspec.Struct, frozen=True, kw_only=True, tag="swept", tag_field="op"):
+    """One orphan was ended."""
+
+    kind: OrphanKind
+
+
 ToLauncher = Claim | Kill
-FromLauncher = Hello | Claimed | Refused | Ended
+FromLauncher = Hello | Claimed | Refused | Ended | Swept
 
 _encoder = msgspec.json.Encoder()
 _to_launcher: msgspec.json.Decoder[ToLauncher] = msgspec.json.Decoder(ToLauncher)

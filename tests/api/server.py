@@ -32,6 +32,7 @@ from appliance.metrics import Metrics
 from appliance.runner.execution import Bounds, Cause, OnLog
 from appliance.runner.outcome import Isolation, Job, LogEntry, Outcome, OutcomeKind, Result, Usage
 from appliance.runner.pool import PoolOptions, Runner, Ticket
+from appliance.runner.wire import OrphanKind
 from appliance.storage import open_storage
 from appliance.storage.interface import Storage
 from appliance.supervisor import Fate, Jobs
@@ -111,6 +112,7 @@ class ScriptedRunner(Runner):
 
     isolation = Isolation(level="reduced", missing=("scope",), absent=("landlock",))
     floor = ""
+    orphans_swept = MappingProxyType(dict.fromkeys(OrphanKind, 0))
     languages = MappingProxyType({Language.PYTHON: "3.11.7"})
     lacking = MappingProxyType(dict.fromkeys((Language.JAVASCRIPT, Language.GO), "it isn't on PATH: install it"))
 

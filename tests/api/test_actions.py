@@ -106,6 +106,18 @@ async def test_the_status_of_an_action_is_the_answers(api: Api, status: int) -> 
     assert answer.headers["x-run-id"]
 
 
+@pytest.mark.parametrize("route", ["/action/endpoint", "/endpoint"])
+async def test_an_answer_says_where_its_time_went(api: Api, route: str) -> None:
+    for outcome, status in ((OutcomeKind.COMPLETED, 200), (OutcomeKind.ERROR, 500), (OutcomeKind.TIMEOUT, 408)):
+        answer = await api.anybody.get(f"{route}/{await api.create(ends(outcome, 'why'))}")
+        assert answer.status_code == status
+        assert answer.headers["server-timing"] == "run;dur=3.000"  # this double knows nothing else
+
+
+async def test_a_refused_call_has_no_times(api: Api) -> None:
+    assert "server-timing" not in (await api.anybody.get(f"/action/endpoint/{'0' * 24}")).headers
+
+
 async def test_head_is_get_without_a_body(api: Api) -> None:
     path = f"/action/endpoint/{await api.create(ends(value=b'text'))}"
     head, get = await api.anybody.head(path), await api.anybody.get(path)

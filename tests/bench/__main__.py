@@ -3,6 +3,7 @@
 The machine is noisy: quote the ratio to the bare interpreter, not the milliseconds.
 """
 
+import json
 import statistics
 import subprocess
 import sys
@@ -13,12 +14,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from tests.appliance import Appliance, running
+from tests.appliance import ROOT, Appliance, environment_of, eventually, running, usable_settings
+from tests.systemd.box import booted, service, why_no_box
 
 NO_OP = "def Run(engine):\n    pass\n"
 ECHO = "import json\n\ndef Run(engine):\n    engine.result.set(json.loads(engine.body), content_type='json')\n"
 LOGS = "def Run(engine):\n    for n in range(20):\n        engine.log.info(f'line {n}')\n"
 BODY = b'{"text": "' + b"x" * 10_000 + b'"}'
+WORKERS, CALLS = 4, 1_000_000
 WARM_UP, SEQUENTIAL, PARALLEL, CLIENTS = 20, 300, 1500, 8
 
 
@@ -30,12 +33,53 @@ class Row(NamedTuple):
 
 def main() -> None:
     rows = [bare()]
-    with tempfile.TemporaryDirectory() as folder, running(Path(folder), worker_pool_size=4) as appliance:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        running(Path(folder), worker_pool_size=WORKERS, code_limiter_max_requests=CALLS) as appliance,
+    ):
         for name, source, body in (("no-op", NO_OP, b""), ("JSON echo, 10 kB", ECHO, BODY), ("20 log lines", LOGS, b"")):
-            code_id = appliance.create(source)
-            rows.append(measured(f"{name}, 1 client", appliance, code_id, body, clients=1, calls=SEQUENTIAL))
-            rows.append(measured(f"{name}, {CLIENTS} clients", appliance, code_id, body, clients=CLIENTS, calls=PARALLEL))
+            rows += both(name, appliance, source, body)
+        parked = memory_of_parked(appliance)
+    if reason := why_no_box():
+        print(f"NOT MEASURED in scopes: {reason}")
+    else:
+        with booted() as box:
+            with service(box, "codeactions-bench", worker_pool_size=WORKERS, code_limiter_max_requests=CALLS) as boxed:
+                rows += both("no-op in a scope", boxed, NO_OP, b"")
+            inside_the_runner("in a scope", box.command)
+    inside_the_runner("without scope", lambda *command: list(command))
     show(rows)
+    print(f"a parked sandbox (guard and worker), PSS: {parked:.1f} MiB")
+
+
+def inside_the_runner(name: str, command_of: Callable[..., list[str]]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        environment = environment_of(usable_settings(Path(folder), {"worker_pool_size": CLIENTS}))
+        pairs = [f"{key}={value}" for key, value in environment.items()]
+        command = command_of("env", *pairs, sys.executable, "-P", "-m", "tests.bench.runner")
+        done = subprocess.run(command, check=True, capture_output=True, text=True, stdin=subprocess.DEVNULL, cwd=ROOT)
+    found = json.loads(done.stdout)
+    figures = "p50 {p50_ms:.2f} ms, p95 {p95_ms:.2f} ms, {a_second:.0f} a second".format(**found)
+    print(f"claim to result in the runner, {name}: {figures}")
+
+
+def both(name: str, appliance: Appliance, source: str, body: bytes) -> list[Row]:
+    code_id = appliance.create(source)
+    return [
+        measured(f"{name}, 1 client", appliance, code_id, body, clients=1, calls=SEQUENTIAL),
+        measured(f"{name}, {CLIENTS} clients", appliance, code_id, body, clients=CLIENTS, calls=PARALLEL),
+    ]
+
+
+def memory_of_parked(appliance: Appliance) -> float:
+    """MiB a sandbox; what it shares with its zygote and the others counts in part, as the kernel's smaps_rollup has it."""
+    pids = eventually(lambda: parked if len(parked := appliance.sandboxes) == 2 * WORKERS else [])
+    return sum(pss_kib(pid) for pid in pids) / len(pids) * 2 / 1024
+
+
+def pss_kib(pid: int) -> int:
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
 
 
 def bare() -> Row:

@@ -164,6 +164,56 @@ def test_the_root_has_only_what_programs_need(appliance: Appliance) -> None:
     assert seen["/usr/local"] == seen["/usr/src"] == []
 
 
+ETC = {
+    "alternatives",
+    "ca-certificates",
+    "group",
+    "hosts",
+    "ld.so.cache",
+    "ld.so.conf",
+    "localtime",
+    "mime.types",
+    "nsswitch.conf",
+}
+ETC |= {"passwd", "pki", "protocols", "resolv.conf", "services", "ssl"}
+
+
+def test_nothing_is_there_but_the_list(appliance: Appliance) -> None:
+    """Every name outside /usr, what is linked into it, certificates and /proc."""
+    program = """
+    seen = []
+    for folder, folders, files in os.walk("/", followlinks=False):
+        real = [name for name in folders if not os.path.islink(os.path.join(folder, name))]
+        folders[:] = [name for name in real if os.path.join(folder, name) not in ("/usr", "/proc", "/etc/ssl", "/etc/pki")]
+        seen += [os.path.join(folder, name) for name in [*files, *folders]]
+    """
+    seen = {path for path in look(appliance, program) if not path.startswith(("/opt/python/", "/etc/ca-certificates/"))}
+    assert {path.split("/")[2] for path in seen if path.startswith("/etc/")} <= ETC
+    assert {path.split("/")[2] for path in seen if path.startswith("/engine/")} == {"appliance", "engines"}
+    assert {Path(path).suffix for path in seen if path.startswith("/engine/")} <= {"", ".py", ".pyc"}
+    elsewhere = {path for path in seen if not path.startswith(("/etc/", "/engine/", "/dev/", "/lib", "/bin"))}
+    assert elsewhere <= {"/bin", "/dev", "/engine", "/etc", "/opt", "/opt/python", "/run", "/run/passwd", "/run/group", "/tmp"}
+
+
+def test_no_file_gives_a_privilege(appliance: Appliance) -> None:
+    """There are such files in /usr; without nosuid on every mount they would be a way up."""
+    program = """
+    import stat
+    found = [path for path in ("/usr/bin/su", "/usr/bin/passwd", "/usr/bin/mount") if os.path.exists(path)]
+    seen = [[bool(os.stat(path).st_mode & stat.S_ISUID) for path in found]]
+    seen += [bool(os.statvfs(path).f_flag & os.ST_NOSUID) for path in [*found, "/", "/tmp", "/dev/shm", "/engine"]]
+    """
+    modes, *flags = look(appliance, program)
+    assert any(modes)
+    assert all(flags)
+
+
+def test_a_program_that_is_an_alternative_is_found(appliance: Appliance) -> None:
+    assert (
+        look(appliance, "seen = subprocess.run(['awk', 'BEGIN { print 42 }'], capture_output=True, text=True).stdout") == "42\n"
+    )
+
+
 def test_every_mount_but_its_own_is_read_only(appliance: Appliance) -> None:
     seen = look(appliance, 'seen = open("/proc/self/mountinfo").read().splitlines()')
     mounts = {fields[4]: fields[5].split(",") for fields in map(str.split, seen)}

@@ -28,13 +28,13 @@ _NAMESPACES = ["--cgroup", "--mount", "--pid", "--uts", "--ipc", "--net", "--for
 
 
 class Box(NamedTuple):
-    """A running one; `pid` is its systemd's, as this machine sees it."""
+    """A running one; `pid` is its systemd's, as this machine sees it. Without a folder it is this machine itself."""
 
     folder: str
     pid: int
 
     def command(self, *command: str) -> list[str]:
-        return [str(TOOL), "--enter", self.folder, "--", *command]
+        return [str(TOOL), "--enter", self.folder, "--", *command] if self.folder else list(command)
 
     def run(self, *command: str) -> str:
         """Its standard output; fails the test when the command fails."""
@@ -112,6 +112,9 @@ class BoxedAppliance(Appliance):
         """What one of a scope's cgroup files holds, by its name in the version that the controller has here."""
         folder = self.box.cgroup(controller, f"{SLICE}/{scope}")
         return (folder / (v1 if (folder / v1).exists() else v2)).read_text().strip()
+
+
+THIS_MACHINE = Box("", 1)  # for a virtual machine that is thrown away itself: tests/vm
 
 
 def why_no_box() -> str:

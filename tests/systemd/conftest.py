@@ -2,12 +2,15 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.systemd.box import Box, BoxedAppliance, booted, service, why_no_box
+from tests.systemd.box import THIS_MACHINE, Box, BoxedAppliance, booted, service, why_no_box
 
 
 @pytest.fixture(scope="session")
-def box() -> Iterator[Box]:
+def box(pytestconfig: pytest.Config) -> Iterator[Box]:
     """One boot for all; nothing of it outlives the session."""
+    if pytestconfig.getoption("--this-machine"):
+        yield THIS_MACHINE
+        return
     if reason := why_no_box():
         pytest.skip(f"NOT TESTED on a real systemd: {reason}")
     with booted() as box:

@@ -8,6 +8,7 @@ import trio
 
 from appliance.runner.launch import bus, cgroups
 from appliance.runner.launch.limits import Limits
+from appliance.runner.launch.owners import own_mark
 from appliance.runner.launch.scopes import ScopeFailed, Scopes, open_scopes
 
 LIMITS = Limits(memory_bytes=64 << 20, cpu_percent=50, tasks=8, memory_reservation=0, cpu_weight=None)
@@ -20,7 +21,7 @@ def bystander() -> int:
 
 async def bound(nursery: trio.Nursery) -> None:
     """A scope that lives as long as the service `bound-to`."""
-    scopes = Scopes(await bus.connect(nursery), cgroups.hierarchies(), LIMITS, "bound-to.service")
+    scopes = Scopes(await bus.connect(nursery), cgroups.hierarchies(), LIMITS, "bound-to.service", own_mark())
     print((await scopes.make(1, bystander())).name)
 
 

@@ -119,6 +119,11 @@ def cpu_us(folders: Folders) -> int | None:
     return _field(folders.unified / "cpu.stat", "usage_usec") if folders.unified else None
 
 
+def pids_of(folder: Path) -> tuple[int, ...]:
+    """The processes in a cgroup; none in one that has gone."""
+    return tuple(map(int, (read(folder / "cgroup.procs") or "").split()))
+
+
 def read(path: Path) -> str | None:
     """A file's one line; None when it isn't there, or its cgroup has gone."""
     try:

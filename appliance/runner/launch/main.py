@@ -26,10 +26,12 @@ from appliance.runner import packets, wire
 from appliance.runner.launch import cgroups
 from appliance.runner.launch.languages import Languages
 from appliance.runner.launch.limits import Limits
+from appliance.runner.launch.owners import own_mark
 from appliance.runner.launch.parking import Garage, Kind, Parking, Unavailable
 from appliance.runner.launch.sandboxes import Sandbox
 from appliance.runner.launch.scopes import ScopeFailed, Scopes, open_scopes
 from appliance.runner.launch.slots import Slots, free_range
+from appliance.runner.launch.sweep import Sweep
 from appliance.runner.outcome import NETWORK_FILTER, SCOPE
 from appliance.runner.sandbox import syscalls, walls
 from engines.table import spec_of
@@ -76,9 +78,12 @@ async def _serve(options: LaunchOptions, slots: Slots | None) -> None:
         languages = Languages(
             garage, options.programs, options.keep, options.limits.memory_bytes, options.network, options.toolchain_cache
         )
-        await languages.start()
         connection = _Connection(server, nursery, languages)
+        sweep = Sweep(own_mark(), slots, scopes, connection.swept)
+        await sweep.at_start()
+        await languages.start()
         await connection.send(_hello(languages, scopes, slots is not None))
+        nursery.start_soon(sweep.run, name="sweep")
         await connection.serve()
         nursery.cancel_scope.cancel()
 
@@ -176,6 +181,9 @@ class _Connection:
             if sandbox.is_alive():
                 return sandbox
         raise Unavailable("sandboxes end as soon as they are made")
+
+    async def swept(self, kind: wire.OrphanKind) -> None:
+        await self.send(wire.Swept(kind=kind))
 
     async def send(self, message: wire.FromLauncher, fds: tuple[int, ...] = ()) -> None:
         async with self._sending:

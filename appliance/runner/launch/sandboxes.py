@@ -104,6 +104,8 @@ class Sandbox:
             await trio.lowlevel.wait_readable(self._pidfd)
         self.ended.set()
         self.reported.set()
+        if self.scope is not None:
+            self.scope.forget()
         os.close(self._pidfd)
         await self.zygote.reap(self._pid_inside)
         self.zygote.users -= 1

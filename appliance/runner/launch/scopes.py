@@ -14,7 +14,6 @@ A scope goes by itself, with its cgroups, when its last process has ended. So th
 """
 
 import os
-import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -23,7 +22,7 @@ from subprocess import DEVNULL, PIPE
 import structlog
 import trio
 
-from appliance.runner.launch import bus, cgroups
+from appliance.runner.launch import bus, cgroups, owners
 from appliance.runner.launch.bus import BusError
 from appliance.runner.launch.limits import (
     GUARD_TASKS,
@@ -42,7 +41,7 @@ from appliance.runner.launch.limits import (
 log = structlog.get_logger()
 
 PARENT_SLICE = "codeactions.slice"
-_PREFIX = "codeactions-run-"
+PREFIX = "codeactions-run-"
 _RECONNECT_SECONDS = 1.0
 
 
@@ -98,6 +97,15 @@ class Scope:
         file = SWAP_V1 if self._scopes.hierarchies.is_v1("memory") else SWAP_V2
         return (self._folders.memory / file).exists()
 
+    @property
+    def folder(self) -> Path:
+        """Its cgroup in the hierarchy of version 2 where there is one, which alone can kill all in it."""
+        return self._folders.unified or self._folders.memory
+
+    def forget(self) -> None:
+        """Its sandbox has ended."""
+        self._scopes.alive.discard(self.name)
+
     def counters(self) -> cgroups.Counters:
         """Of the run: what was spent while parked isn't its own, nor is the guard one of its tasks."""
         read = cgroups.read_counters(self._folders)
@@ -108,20 +116,32 @@ class Scope:
 
 
 class Scopes:
-    """What makes scopes on this host. `limits` are those of a parked sandbox."""
+    """What makes scopes on this host. `limits` are those of a parked sandbox; `mark` is the launcher's."""
 
-    def __init__(self, connection: bus.Bus, hierarchies: cgroups.Hierarchies, limits: Limits, binds_to: str | None) -> None:
+    def __init__(
+        self, connection: bus.Bus, hierarchies: cgroups.Hierarchies, limits: Limits, binds_to: str | None, mark: str
+    ) -> None:
         self.bus = connection
         self.hierarchies = hierarchies
         self.limits_swap = True
         self._limits = limits
+        self.folder = Path()  # where the cgroups of all scopes are, once `learn` knows
         self._binds_to = binds_to
         self._omitted: set[str] = set()
-        self._launcher = uuid.uuid4().hex[:8]  # several launchers may work on one host, and each counts from 1
+        self._mark = mark  # several launchers may work on one host, and each counts from 1
+        self.alive: set[str] = set()  # the names of those whose sandbox lives
 
     async def make(self, number: int, pid: int) -> Scope:
         """A scope around a process that has no child yet. Raises `ScopeFailed`; the process is then the caller's to kill."""
-        name = f"{_PREFIX}{self._launcher}-{number}.scope"
+        name = f"{PREFIX}{self._mark}-{number}.scope"
+        self.alive.add(name)
+        try:
+            return await self._make(name, pid)
+        except BaseException:
+            self.alive.discard(name)
+            raise
+
+    async def _make(self, name: str, pid: int) -> Scope:
         properties = unit_properties(self._limits, pid, self._binds_to)
         try:
             await self.bus.start_scope(name, [pair for pair in properties if pair[0] not in self._omitted])
@@ -155,6 +175,8 @@ class Scopes:
                 self._omitted.add(OOM_POLICY)
                 scope = await self.make(0, pid)
             self.limits_swap = scope.limits_swap()
+            self.folder = scope.folder.parent
+            scope.forget()
         if self._limits.memory_reservation and not self.hierarchies.is_v1("memory"):
             await self._reserve(runs)
 
@@ -193,7 +215,7 @@ async def open_scopes(nursery: trio.Nursery, limits: Limits, runs: int) -> Scope
         hierarchies = cgroups.hierarchies()
         if not hierarchies.mounts:
             raise ScopeFailed("no cgroups are mounted")
-        scopes = Scopes(connection, hierarchies, limits, await _own_service(connection))
+        scopes = Scopes(connection, hierarchies, limits, await _own_service(connection), owners.own_mark())
     except BusError as error:
         raise ScopeFailed(str(error)) from error
     await scopes.learn(runs)

@@ -30,11 +30,17 @@ class Slots:
     """Free slots. One is given back when nothing of its uids lives any more: a dead pid namespace is the kernel's word for it."""
 
     def __init__(self, base: int) -> None:
+        self._uids = range(base, base + _RANGE)
         self._free = [Slot(base + 2 * index, base + 2 * index + 1) for index in reversed(range(SLOTS))]
 
     @property
     def are_taken(self) -> bool:
         return not self._free
+
+    def is_free(self, uid: int) -> bool:
+        """Whether it is one of ours that nothing may have now."""
+        first = uid - (uid - self._uids.start) % 2
+        return uid in self._uids and Slot(first, first + 1) in self._free
 
     def take(self) -> Slot:
         return self._free.pop()

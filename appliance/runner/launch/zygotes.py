@@ -14,6 +14,7 @@ import trio
 
 import engines
 from appliance.runner import packets
+from appliance.runner.launch import owners
 from appliance.runner.launch.slots import Slot
 from appliance.runner.sandbox import root, walls, zygote
 from engines.spec import Found
@@ -120,7 +121,7 @@ async def start(preload: str, found: Found) -> Zygote:
 
 
 async def _start(preload: str, found: Found) -> Zygote:
-    maker, ours = zygote.start_zygote(_root_spec(found.mounts), _time_zone(), preload, found.program)
+    maker, ours = zygote.start_zygote(_root_spec(found.mounts), _time_zone(), preload, found.program, owners.own_mark())
     os.waitpid(maker, 0)  # noqa: ASYNC222 - it ends as soon as it has forked
     ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
     control = trio.socket.from_stdlib_socket(ours)

@@ -29,6 +29,7 @@ _PROGRAM_LINKS = ("bin", "lib", "lib32", "lib64", "libx32")
 _DEVICES = {"null": (1, 3), "zero": (1, 5), "full": (1, 7), "random": (1, 8), "urandom": (1, 9)}
 _CERTIFICATES = ("/etc/ssl", "/etc/ca-certificates", "/etc/pki/tls", "/etc/pki/ca-trust")
 _COPIED = ("/etc/resolv.conf", "/etc/localtime", "/etc/mime.types", "/etc/services", "/etc/protocols")
+_ALTERNATIVES = "/etc/alternatives"  # which awk is `awk`: programs in /usr/bin are links to here
 _HOSTS = "127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n"
 _NSSWITCH = "passwd: files\ngroup: files\nhosts: files dns\nservices: files\nprotocols: files\n"
 
@@ -55,6 +56,7 @@ class RootSpec(NamedTuple):
 def build(spec: RootSpec) -> None:
     """Builds the root and makes it this process's own. Needs CAP_SYS_ADMIN in its user namespace."""
     sources = _open_sources(spec)
+    alternatives = _links(_ALTERNATIVES)
     files = {path: content for path in _COPIED if (content := _content(path)) is not None}
     programs = {name: _read_tree(Path(folder)) for name, folder in (("engines", spec.engine), (_SANDBOX, spec.sandbox))}
     syscalls.mount("none", "/", None, syscalls.MS_REC | syscalls.MS_PRIVATE)
@@ -70,6 +72,7 @@ def build(spec: RootSpec) -> None:
         _write_tree(root / "engine" / name, tree)
     _make_dev(root)
     _make_etc(root, files, spec)
+    _write_links(root / _ALTERNATIVES.lstrip("/"), alternatives)
     for name in ("tmp", "run", "proc"):
         (root / name).mkdir()
     syscalls.mount("proc", str(root / "proc"), "proc", syscalls.MS_NOSUID | syscalls.MS_NODEV | syscalls.MS_NOEXEC)
@@ -169,6 +172,21 @@ def _make_etc(root: Path, files: dict[str, bytes], spec: RootSpec) -> None:
     if spec.library is not None:
         inside = f"{INTERPRETER_HOME}/{os.path.relpath(spec.library, spec.prefix)}"
         (etc / "ld.so.conf").write_text(f"{inside}\n")
+
+
+def _links(folder: str) -> dict[str, str]:
+    """Name → where it leads, of the links that lead to the host's programs."""
+    try:
+        links = {entry.name: os.readlink(entry.path) for entry in os.scandir(folder) if entry.is_symlink()}
+    except FileNotFoundError:
+        return {}
+    return {name: target for name, target in links.items() if target.startswith("/usr/")}
+
+
+def _write_links(folder: Path, links: dict[str, str]) -> None:
+    folder.mkdir()
+    for name, target in links.items():
+        (folder / name).symlink_to(target)
 
 
 def _content(path: str) -> bytes | None:

@@ -44,13 +44,14 @@ BROKEN = b"X"  # + why there will be no hello, or was no fork
 LACKING = b"L"  # + why this host can't run the language: there will never be a hello
 
 _CREDENTIALS = struct.Struct("iII")
-_BOOT = "import sys; sys.path.insert(0, '/engine'); from appliance.runner.sandbox import zygote; zygote.main(*sys.argv[1:])"
+BOOT = "import sys; sys.path.insert(0, '/engine'); from appliance.runner.sandbox import zygote; zygote.main(*sys.argv[1:3])"
 
 
-def start_zygote(spec: root.RootSpec, time_zone: str, preload: str, program: str) -> tuple[int, socket.socket]:
+def start_zygote(spec: root.RootSpec, time_zone: str, preload: str, program: str, mark: str) -> tuple[int, socket.socket]:
     """Forks; returns the pid of a process that is to be waited for at once, and our end of the control socket.
 
-    `preload` is the module that the zygote imports, `program` the path in its root of what that needs of the host.
+    `preload` is the module that the zygote imports, `program` the path in its root of what that needs of the host, `mark`
+    what says whose it is.
 
     The zygote itself says hello on the socket, with its pid as a credential. When its making fails, it says why and ends.
     """
@@ -59,7 +60,7 @@ def start_zygote(spec: root.RootSpec, time_zone: str, preload: str, program: str
     if pid == 0:
         try:
             ours.close()
-            _become_zygote(spec, theirs, time_zone, preload, program)
+            _become_zygote(spec, theirs, time_zone, (preload, program, mark))
         except BaseException as error:  # noqa: BLE001 - the process ends here, and the launcher is told
             theirs.send(BROKEN + str(error).encode())
         finally:
@@ -68,7 +69,7 @@ def start_zygote(spec: root.RootSpec, time_zone: str, preload: str, program: str
     return pid, ours
 
 
-def _become_zygote(spec: root.RootSpec, control: socket.socket, time_zone: str, preload: str, program: str) -> NoReturn:
+def _become_zygote(spec: root.RootSpec, control: socket.socket, time_zone: str, arguments: tuple[str, ...]) -> NoReturn:
     namespaces = syscalls.CLONE_NEWNS | syscalls.CLONE_NEWPID | syscalls.CLONE_NEWIPC | syscalls.CLONE_NEWUTS
     if os.geteuid() == 0 and syscalls.holds_capability(syscalls.CAP_SYS_ADMIN):
         syscalls.unshare(namespaces)
@@ -89,7 +90,7 @@ def _become_zygote(spec: root.RootSpec, control: socket.socket, time_zone: str, 
     environment = {"PATH": "/usr/bin:/bin", "HOME": "/tmp", "TMPDIR": "/tmp", "LANG": "C.UTF-8", "TZ": time_zone}
     # -I -S: neither the environment, nor a folder, nor an installed package decides what is imported.
     inside = spec.interpreter_inside
-    os.execve(inside, [inside, "-I", "-S", "-c", _BOOT, preload, program], environment)
+    os.execve(inside, [inside, "-I", "-S", "-c", BOOT, *arguments], environment)
 
 
 def _write(path: str, text: str) -> None:

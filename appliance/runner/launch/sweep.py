@@ -1,0 +1,193 @@
+"""Finds what belongs to no sandbox that lives, and ends it: at the launcher's start, and every five seconds.
+
+THEORY OF OPERATION
+
+Everything of a run dies with pid 1 of its pid namespace, and every sandbox with its zygote, which ends when its launcher does.
+So the sweep has nothing to find, and says so by a counter that stays 0. It is there for what nobody has thought of: a zygote that
+was stopped when its launcher was killed, a process that somebody put into a scope, a kernel with a fault. It looks for
+
+- zygotes whose launcher has gone, by its mark in their command line, and with them their sandboxes' namespaces. The mounts of a
+  sandbox are in its mount namespace only, which ends with its last process;
+- processes with a uid that only sandboxes have, when no sandbox has it;
+- scopes with processes that belong to no sandbox of ours, or to a launcher that has gone.
+
+A scope that has just been made, or whose sandbox has just ended, looks like one that was left; what is left is still there five
+seconds later. So an orphan is what was seen twice; at the start, before there is anything of ours, once.
+"""
+
+import os
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+import structlog
+import trio
+
+from appliance.runner import wire
+from appliance.runner.launch import cgroups, owners
+from appliance.runner.launch.scopes import PREFIX, Scopes
+from appliance.runner.launch.slots import Slots
+from appliance.runner.sandbox import zygote
+
+log = structlog.get_logger()
+
+SWEEP_SECONDS = 5.0
+_EMPTY_SECONDS = 5.0  # a killed process is gone in milliseconds; longer means one stuck in the kernel
+_MANY = 20  # processes looked at before others get their turn: 0.5 ms
+
+
+class Orphan(NamedTuple):
+    """`name` is the process or the scope; `pids` its processes, `folder` the cgroup that holds them, where there is one."""
+
+    kind: wire.OrphanKind
+    name: str
+    pids: tuple[int, ...]
+    folder: Path | None = None
+
+
+OnSwept = Callable[[wire.OrphanKind], Awaitable[None]]
+"""Is told the kind of each orphan that was ended."""
+
+
+class Sweep:
+    def __init__(self, mark: str, slots: Slots | None, scopes: Scopes | None, on_swept: OnSwept) -> None:
+        self._mark = mark
+        self._slots = slots
+        self._scopes = scopes
+        self._on_swept = on_swept
+        self._at_start: list[Orphan] = []
+        self._seen: set[tuple[wire.OrphanKind, str]] = set()
+
+    async def at_start(self) -> None:
+        """Before the first sandbox is made, and before anybody can be told."""
+        self._at_start = await self._look()
+        for orphan in self._at_start:
+            await _end(orphan)
+
+    async def run(self) -> None:
+        for orphan in self._at_start:
+            await self._on_swept(orphan.kind)
+        while True:
+            await trio.sleep(SWEEP_SECONDS)
+            try:
+                await self._once()
+            except OSError as error:  # too many open files: what is left then is still there the next time
+                log.warning("sweep not possible", reason=str(error))
+
+    async def _once(self) -> None:
+        found = {(orphan.kind, orphan.name): orphan for orphan in await self._look()}
+        for name in found.keys() & self._seen:
+            await _end(found[name])
+            await self._on_swept(found[name].kind)
+        self._seen = set(found)
+
+    async def _look(self) -> list[Orphan]:
+        found = [orphan async for orphan in self._processes()]
+        return [*found, *self._left_scopes()]
+
+    async def _processes(self) -> AsyncIterator[Orphan]:
+        depth = len(_status(os.getpid()).get("NSpid", "").split())
+        living: set[str] | None = None
+        for number, pid in enumerate(owners.pids()):
+            if number % _MANY == 0:
+                await trio.lowlevel.checkpoint()
+            status = _status(pid)
+            if not self._may_end(status):
+                continue
+            if self._has_free_uid(status):
+                yield Orphan(wire.OrphanKind.PROCESS, f"process {pid}", (pid,))
+            elif _is_first(status, depth) and (mark := _mark_of_zygote(pid)) not in (None, self._mark):
+                living = owners.living_marks() if living is None else living
+                if mark not in living:
+                    yield Orphan(wire.OrphanKind.ZYGOTE, f"process {pid}", (pid,))
+
+    def _may_end(self, status: dict[str, str]) -> bool:
+        """An ordinary user's launcher looks at his own processes."""
+        return self._slots is not None or status.get("Uid", "").split()[:1] == [str(os.geteuid())]
+
+    def _has_free_uid(self, status: dict[str, str]) -> bool:
+        uid = status.get("Uid", "0").split()[0]
+        return self._slots is not None and self._slots.is_free(int(uid)) and not status.get("State", "").startswith("Z")
+
+    def _left_scopes(self) -> Iterator[Orphan]:
+        if self._scopes is None:
+            return
+        folder = self._scopes.folder
+        living: set[str] | None = None
+        for name in _names(folder):
+            mark = name.removeprefix(PREFIX).partition("-")[0]
+            if not name.startswith(PREFIX) or not name.endswith(".scope") or name in self._scopes.alive:
+                continue
+            living = owners.living_marks() if living is None else living
+            if (mark == self._mark or mark not in living) and (pids := cgroups.pids_of(folder / name)):
+                yield Orphan(wire.OrphanKind.SCOPE, name, pids, folder / name)
+
+
+async def _end(orphan: Orphan) -> None:
+    log.error("orphan swept", kind=orphan.kind.value, name=orphan.name, pids=list(orphan.pids))
+    if orphan.folder is not None:
+        await _empty(orphan.folder)
+    else:
+        await _kill(orphan.pids[0])
+
+
+async def _kill(pid: int) -> None:
+    """By a descriptor, so that it can't be another process of the same number; returns when it has ended."""
+    try:
+        pidfd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    try:
+        with suppress(ProcessLookupError):
+            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        with trio.move_on_after(_EMPTY_SECONDS) as patience:
+            await trio.lowlevel.wait_readable(pidfd)
+        if patience.cancelled_caught:
+            log.error("orphan does not end", pid=pid, seconds=_EMPTY_SECONDS)
+    finally:
+        os.close(pidfd)
+
+
+async def _empty(folder: Path) -> None:
+    """Until no process is in the cgroup. One that forks while it is killed is caught by the kernel (cgroup.kill, since Linux
+    5.14), and without that by looking again."""
+    with suppress(OSError):
+        (folder / "cgroup.kill").write_text("1")
+    deadline = trio.current_time() + _EMPTY_SECONDS
+    while (pids := cgroups.pids_of(folder)) and trio.current_time() < deadline:
+        for pid in pids:
+            await _kill(pid)
+
+
+def _is_first(status: dict[str, str], depth: int) -> bool:
+    """Pid 1 of a namespace made in ours: one of a container's is further down, and not ours to judge."""
+    numbers = status.get("NSpid", "").split()
+    return len(numbers) == depth + 1 and numbers[-1] == "1"
+
+
+def _mark_of_zygote(pid: int) -> str | None:
+    """None for anything else."""
+    with suppress(OSError):
+        arguments = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        if zygote.BOOT.encode() in arguments:
+            return arguments[-2].decode(errors="replace")  # after the last there is nothing
+    return None
+
+
+def _status(pid: int) -> dict[str, str]:
+    """proc_pid_status(5); empty for one that has ended."""
+    try:
+        with open(f"/proc/{pid}/status", "rb", buffering=0) as file:
+            lines = file.read().decode(errors="replace").splitlines()
+    except OSError:
+        return {}
+    return dict(line.split(":\t", 1) for line in lines if ":\t" in line)
+
+
+def _names(folder: Path) -> list[str]:
+    try:
+        return os.listdir(folder)
+    except OSError:  # no run has been there yet
+        return []
