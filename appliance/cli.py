@@ -86,8 +86,18 @@ def launch(arguments: argparse.Namespace) -> int:
         cpu_weight=arguments.cpu_weight,
     )
     programs = {Language(name): path for name, _, path in (text.partition("=") for text in arguments.program)}
-    network, allow = Network(arguments.network), arguments.network_allow
-    return main(LaunchOptions(arguments.fd, arguments.keep, arguments.runs, limits, arguments.uid_base, network, programs, allow))
+    options = LaunchOptions(
+        fd=arguments.fd,
+        keep=arguments.keep,
+        runs=arguments.runs,
+        limits=limits,
+        uid_base=arguments.uid_base,
+        network=Network(arguments.network),
+        programs=programs,
+        allow=arguments.network_allow,
+        toolchain_cache=arguments.toolchain_cache,
+    )
+    return main(options)
 
 
 def launch_arguments(parser: argparse.ArgumentParser) -> None:
@@ -102,6 +112,7 @@ def launch_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tasks", type=int, required=True, help="its limit of processes and threads")
     parser.add_argument("--uid-base", type=int, required=True, help="first of the sandboxes' uids")
     parser.add_argument("--network", choices=("internet", "none"), required=True, help="network of a parked sandbox")
+    parser.add_argument("--toolchain-cache", default="", help="a folder that builds may read")
     parser.add_argument(
         "--network-allow", action="append", default=[], metavar="WHERE[:PORT]", help="what is opened; may be repeated"
     )

@@ -24,7 +24,7 @@ USER = "codeactions"
 NOBODY = 65534
 # What a state directory holds.
 OWN_FILES = {"admin_token", "lock", "codeactions.db", "codeactions.db-wal", "codeactions.db-shm"}
-OWN_FOLDERS = {"spool", "cache"}
+OWN_FOLDERS = {"spool", "builds", "cache"}
 SYSTEM_FOLDERS = {"bin", "boot", "dev", "etc", "lib", "lib32", "lib64", "proc", "run", "sbin", "sys", "usr"}
 
 

@@ -42,7 +42,6 @@ RABBITMQ = "RabbitMQ isn't"
 S3 = "S3 isn't"
 OIDC = "OpenID Connect isn't"
 SENTRY = "Sentry isn't"
-GO = "Go isn't"
 
 
 @dataclass(frozen=True)
@@ -264,10 +263,10 @@ class Settings:
     )
 
     node: Annotated[Path | None, Var("languages", PATH, "The `node` to use.", default_text="from PATH")] = None
-    go: Annotated[Path | None, Var("languages", PATH, "The `go` to use.", part=GO, default_text="from PATH")] = None
-    go_cache_bytes: Annotated[int, Var("languages", SIZE, "What compiled sources may take on disk.", part=GO)] = 2 * GIB
-    build_timeout: Annotated[float, Var("languages", DURATION, "The longest compilation.", part=GO)] = 60.0
-    build_memory: Annotated[int, Var("languages", SIZE, "Memory of a compilation.", part=GO)] = GIB
+    go: Annotated[Path | None, Var("languages", PATH, "The `go` to use.", default_text="from PATH")] = None
+    go_cache_bytes: Annotated[int, Var("languages", SIZE, "What compiled sources may take on disk.")] = 2 * GIB
+    build_timeout: Annotated[float, Var("languages", DURATION, "The longest compilation.")] = 60.0
+    build_memory: Annotated[int, Var("languages", SIZE, "Memory of a compilation.")] = GIB
 
     rabbitmq_url: Annotated[
         str, Var("events", TEXT, "RabbitMQ's address.", secret=True, part=RABBITMQ, default_text="none: no events are read")

@@ -9,6 +9,7 @@ import structlog
 from hypercorn.config import Config
 
 from appliance import __version__, admintoken, logsetup, privileges, program, sdnotify
+from appliance.builds import existing_toolchain_cache, make_folders
 from appliance.degrees import remedies
 from appliance.errors import CannotStart
 from appliance.options import launcher_arguments
@@ -56,9 +57,11 @@ def begin(loaded: Loaded, log_level: str, *, listen: bool) -> Begun:
         log.warning("setting ignored", reason=warning)
     _raise_descriptor_limit()
     listener = _listen(settings.host, settings.port) if listen else None
-    launcher = start_launcher(program.command("launch", *launcher_arguments(settings, loaded.host.path, log_level, style.value)))
     if listen:
         privileges.make_state_dir(settings.state_dir)
+    cache = make_folders(settings.state_dir) if listen else existing_toolchain_cache(settings.state_dir)
+    arguments = launcher_arguments(settings, loaded.host.path, str(cache or ""), log_level, style.value)
+    launcher = start_launcher(program.command("launch", *arguments))
     privileges.become_unprivileged(settings.state_dir, program.folders())
     return Begun(launcher, listener)
 

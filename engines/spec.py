@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+TOOLCHAIN_CACHE = "/opt/cache"  # where a build finds, read-only, what `warming` has made
+
 Confine = Callable[[Mapping[str, Any]], None]
 
 
@@ -62,7 +64,8 @@ class LanguageSpec:
 
     `install` says what to install when there is none. `least_memory_bytes` and `least_tasks` are what a run can't do without.
     `out_of_memory` is a regular expression for what its runtime writes to standard error before it aborts for lack of memory.
-    `room` is the size class of a sandbox for so much memory. `build` compiles a source; its program then comes with each claim.
+    `room` is the size class of a sandbox for so much memory. `build` compiles a source; its program then comes with each
+    claim. `warming` are sources of ours for it: what comes of each is an archive of what the toolchain's cache lacks.
     """
 
     label: str
@@ -75,6 +78,7 @@ class LanguageSpec:
     out_of_memory: str = ""
     room: Callable[[int], int] = any_room
     build: Stage | None = None
+    warming: tuple[str, ...] = ()
 
     def died_of_memory(self, last_words: bytes) -> bool:
         """Whether a run that ended without its engine's word, and wrote this to standard error at last, ran out of memory."""

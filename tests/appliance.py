@@ -198,8 +198,13 @@ def status_of(pid: int) -> dict[str, str]:
     return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
 
 
+NO_GO = "/nowhere/bin/go"
+
+
 def environment_of(settings: Mapping[str, object]) -> dict[str, str]:
-    return {"PATH": os.environ["PATH"]} | {f"FLOWS_CODE_ACTIONS_{name.upper()}": str(value) for name, value in settings.items()}
+    """Without Go unless a test names one: a new state directory would have its whole library compiled."""
+    named = {"go": NO_GO} | dict(settings)
+    return {"PATH": os.environ["PATH"]} | {f"FLOWS_CODE_ACTIONS_{name.upper()}": str(value) for name, value in named.items()}
 
 
 # What is tested: this checkout, or the program that `make test-binary` names, the binary's.

@@ -138,7 +138,7 @@ def test_a_wrong_usage_is_one_line(action: Path, tmp_path: Path, arguments: tupl
     assert (done.stdout, done.stderr.decode()) == (b"", f"codeactions: {says}\n")
 
 
-@pytest.mark.parametrize("name", ["a.js", "a.mjs", "a.go"])
+@pytest.mark.parametrize("name", ["a.js", "a.mjs"])
 def test_a_language_that_is_not_there_is_named(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text("function Run(engine) {}\n")
     done = run(tmp_path / name)

@@ -78,6 +78,10 @@ class Channel:
         """From now on, for good, this process's forks may use the channel too."""
         os.register_at_fork(before=self._before_fork, after_in_parent=self._after_fork, after_in_child=self._in_child)
 
+    def lock_for_all(self) -> None:
+        """For a channel that another program writes to as well, under the same lock."""
+        self._forked = True
+
     def is_owner(self) -> bool:
         """False in a forked child of the action: how the run ended isn't for it to say."""
         return os.getpid() == self._pid

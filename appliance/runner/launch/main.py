@@ -51,7 +51,7 @@ _MOST_TAKEN = 10  # sandboxes a claim, those among them that die while they are 
 class LaunchOptions(NamedTuple):
     """`keep`: parked sandboxes a language; `runs`: how many there may be at once; `limits`: those of a parked sandbox;
     `uid_base`: the first of the sandboxes' uids, used by root only; `programs`: what languages need of the host, by
-    language; `allow`: NETWORK_ALLOW."""
+    language; `allow`: NETWORK_ALLOW; `toolchain_cache`: a folder for builds, or ""."""
 
     fd: int
     keep: int
@@ -61,6 +61,7 @@ class LaunchOptions(NamedTuple):
     network: NetworkMode
     programs: Mapping[Language, str]
     allow: Sequence[str]
+    toolchain_cache: str
 
 
 def main(options: LaunchOptions) -> int:
@@ -79,7 +80,9 @@ async def _serve(options: LaunchOptions, slots: Slots | None) -> None:
         nursery = await stack.enter_async_context(trio.open_nursery())
         scopes, why_no_scopes = await _scopes(nursery, options)
         garage = Garage(nursery, slots, scopes, network.nameserver if network else None)
-        languages = Languages(garage, options.programs, options.keep, options.limits.memory_bytes, options.network)
+        languages = Languages(
+            garage, options.programs, options.keep, options.limits.memory_bytes, options.network, options.toolchain_cache
+        )
         connection = _Connection(server, nursery, languages)
         sweep = Sweep(own_mark(), slots, scopes, connection.swept)
         await sweep.at_start()

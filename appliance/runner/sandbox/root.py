@@ -24,7 +24,7 @@ from appliance.runner.sandbox import syscalls
 
 INTERPRETER_HOME = "/opt/python"
 _SANDBOX = "appliance/runner/sandbox"
-_PROGRAM_SUFFIXES = {".py", ".pyc", ".js"}
+_PROGRAM_SUFFIXES = {".py", ".pyc", ".js", ".go", ".mod"}
 _STAGING = "/tmp"  # any folder that is always there; what it holds on the host can't be seen from inside
 _PROGRAM_LINKS = ("bin", "lib", "lib32", "lib64", "libx32")
 _DEVICES = {"null": (1, 3), "zero": (1, 5), "full": (1, 7), "random": (1, 8), "urandom": (1, 9)}
