@@ -2,7 +2,9 @@
 
 import os
 
-from engines.spec import Found, LanguageSpec, Stage
+from engines.spec import Found, Lacking, LanguageSpec, Stage
+
+INSTALL = "install Node.js 18 or newer (the package nodejs), or name its program by the setting NODE"
 
 _MIB = 1 << 20
 _SMALLEST_ROOM = 64
@@ -14,6 +16,8 @@ _INSIDE = "/opt/node/bin/node"
 def find(program: str) -> Found:
     """The program itself, without what may lie around it: node is one file."""
     path = os.path.realpath(program)
+    if not os.path.isfile(path) or not os.access(path, os.X_OK):
+        raise Lacking(f"{program} is no program: {INSTALL}")
     if path.startswith(_IN_ROOT) and not path.startswith(_NOT_IN_ROOT):
         return Found(program=path)
     return Found(mounts=((path, _INSIDE),), program=_INSIDE)
@@ -31,7 +35,7 @@ LANGUAGE = LanguageSpec(
     label="JavaScript",
     suffixes=(".js", ".mjs"),
     program="node",
-    install="install Node.js 18 or newer (the package nodejs), or name its program by the setting NODE",
+    install=INSTALL,
     least_memory_bytes=96 * _MIB,
     least_tasks=16,
     run=Stage(preload="engines.javascript.preload", find=find),

@@ -11,6 +11,7 @@ import resource
 import subprocess
 from pathlib import Path
 
+from engines.javascript.language import INSTALL
 from engines.python.frames import SIZES, CutError, read_frame
 from engines.spec import Lacking, Place
 
@@ -27,12 +28,12 @@ def prepare(program: str) -> str:
     try:
         said = subprocess.run([program, "--version"], capture_output=True, text=True, check=True, close_fds=True).stdout
     except (OSError, subprocess.CalledProcessError) as error:
-        raise Lacking(f"node can't be started in a sandbox: {error}") from error
+        raise Lacking(f"node can't be started in a sandbox: {error}; {INSTALL}") from error
     version = re.fullmatch(r"v(\d+)\.\S+", said.strip())
     if version is None:
-        raise Lacking(f"node doesn't say its version: {said[:80]!r}")
+        raise Lacking(f"node doesn't say its version, but {said[:80]!r}: {INSTALL}")
     if int(version[1]) < _OLDEST:
-        raise Lacking(f"node is {version[0]}: install Node.js {_OLDEST} or newer, or name another by the setting NODE")
+        raise Lacking(f"node is {version[0]}: {INSTALL}")
     return version[0].removeprefix("v")
 
 

@@ -98,8 +98,8 @@ class Parking:
 
         Returns when it never will be, because the language's program is of no use.
         """
-        ready = trio.Event()
-        self._nursery.start_soon(self._report_ready, ready, task_status)
+        ready, reported = trio.Event(), trio.Event()
+        self._nursery.start_soon(self._report_ready, ready, task_status, reported)
         try:
             await self._keep_parked(ready)
         except* LanguageLacking as group:
@@ -107,6 +107,7 @@ class Parking:
             self._note_trouble(group.exceptions[0])
             log.warning("language can't be run", engine=self._stage.preload, reason=self.trouble)
             ready.set()
+            await reported.wait()  # one that returns without having been started would end the launcher
 
     async def _keep_parked(self, ready: trio.Event) -> None:
         while True:
@@ -128,9 +129,10 @@ class Parking:
                 ready.set()
                 await trio.sleep_until(begun + _RETRY_SECONDS)  # at once, after one that has worked for a while
 
-    async def _report_ready(self, ready: trio.Event, task_status: trio.TaskStatus[None]) -> None:
+    async def _report_ready(self, ready: trio.Event, task_status: trio.TaskStatus[None], reported: trio.Event) -> None:
         await ready.wait()
         task_status.started()
+        reported.set()
 
     def _current(self) -> zygotes.Zygote:
         if self._zygote is None:
