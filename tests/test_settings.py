@@ -311,7 +311,6 @@ def test_a_default_may_not_be_over_its_maximum(names: dict[str, str], line: str)
         ("OIDC_HOST", "https://id.example.org", "OpenID Connect"),
         ("SENTRY_DSN", "https://sentry.example.org/1", "Sentry"),
         ("NETWORK_ALLOW", "10.0.0.5", "the network filter"),
-        ("NODE", "/usr/bin/node", "JavaScript"),
         ("GO", "/usr/bin/go", "Go"),
         ("BUILD_MEMORY", "2G", "Go"),
     ],
