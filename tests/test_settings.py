@@ -315,7 +315,6 @@ def test_a_default_may_not_be_over_its_maximum(names: dict[str, str], line: str)
         ("OIDC_AUTH_ENABLED", "true", "OpenID Connect"),
         ("OIDC_HOST", "https://id.example.org", "OpenID Connect"),
         ("SENTRY_DSN", "https://sentry.example.org/1", "Sentry"),
-        ("NODE", "/usr/bin/node", "JavaScript"),
     ],
 )
 def test_a_part_that_is_not_built_ends_the_start_and_says_so(name: str, value: str, part: str) -> None:
