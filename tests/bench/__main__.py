@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tests.appliance import ROOT, Appliance, environment_of, eventually, leave_the_network, running, usable_settings
+from tests.bench import golang
+from tests.golang import compiling
 from tests.systemd.box import booted, service, why_no_box
 
 NO_OP = "def Run(engine):\n    pass\n"
@@ -41,6 +43,7 @@ def main() -> None:
         for name, source, body in (("no-op", NO_OP, b""), ("JSON echo, 10 kB", ECHO, BODY), ("20 log lines", LOGS, b"")):
             rows += both(name, appliance, source, body)
         parked = memory_of_parked(appliance)
+    rows += in_go()
     if reason := why_no_box():
         print(f"NOT MEASURED in scopes: {reason}")
     else:
@@ -64,8 +67,26 @@ def inside_the_runner(name: str, command_of: Callable[..., list[str]]) -> None:
     print(f"claim to result in the runner, {name}: {figures}")
 
 
-def both(name: str, appliance: Appliance, source: str, body: bytes) -> list[Row]:
-    code_id = appliance.create(source)
+def in_go() -> list[Row]:
+    rows = []
+    settings = {"worker_pool_size": WORKERS, "code_limiter_max_requests": CALLS}
+    with tempfile.TemporaryDirectory() as folder, compiling(Path(folder) / "state", **settings) as appliance:
+        for name, source, body in (
+            ("no-op", golang.NO_OP, b""),
+            ("JSON echo, 10 kB", golang.ECHO, BODY),
+            ("20 log lines", golang.LOGS, b""),
+        ):
+            rows += both(f"Go: {name}", appliance, source, body, "go")
+        for name, at_once in (("first call at once after a save", True), ("first call after the background build", False)):
+            times = golang.first_calls(appliance, at_once=at_once)
+            rows.append(Row(f"Go: {name}", times, 1000 / statistics.mean(times)))
+        pids = golang.parked(appliance)
+        print(f"a parked sandbox of Go, PSS: {sum(map(pss_kib, pids)) / len(pids) * 2 / 1024:.1f} MiB")
+    return rows
+
+
+def both(name: str, appliance: Appliance, source: str, body: bytes, language: str = "python") -> list[Row]:
+    code_id = appliance.create(source, language=language)
     return [
         measured(f"{name}, 1 client", appliance, code_id, body, clients=1, calls=SEQUENTIAL),
         measured(f"{name}, {CLIENTS} clients", appliance, code_id, body, clients=CLIENTS, calls=PARALLEL),
