@@ -69,7 +69,7 @@ def test_a_node_that_is_not_there_is_said_with_what_to_install() -> None:
     ],
 )
 def test_a_node_of_no_use_is_said_at_creation_and_breaks_no_other_language(public: Path, text: str, why: str) -> None:
-    with running(public / "state", worker_pool_size=1, node=fake(public, text)) as appliance:
+    with running(public / "state", worker_pool_size=1, node=str(fake(public, text))) as appliance:
         status, message = creation(appliance)
         assert (status, why in message) == (409, True), message
         service = appliance.request("GET", "/health").json()["services"]["engine_javascript"]
@@ -80,7 +80,7 @@ def test_a_node_of_no_use_is_said_at_creation_and_breaks_no_other_language(publi
 @needs_node
 def test_a_node_that_lies_elsewhere_runs(public: Path) -> None:
     path = shutil.copy(str(NODE), public / "node")
-    with running(public / "state", worker_pool_size=1, node=path) as appliance:
+    with running(public / "state", worker_pool_size=1, node=str(path)) as appliance:
         assert appliance.run(HELLO, language="javascript").body == b"/opt/node/bin/node"
 
 
