@@ -11,7 +11,7 @@ SOURCES = [path for package in ("appliance", "ui", "engines") for path in sorted
 
 VALUES = {"entities", "errors"}
 INTERFACES = {"storage.interface", "coordination.interface", "runner"}
-RULES = {"codes", "calls", "access", "health", "metrics", "fields", "receipts", "runlog", "ends", "spool", "disk"}
+RULES = {"builds", "codes", "calls", "access", "health", "metrics", "fields", "receipts", "runlog", "ends", "spool", "disk"}
 SERVICES = {"api", "ui", "events", "cleaning", "instances"}
 # Each part of appliance/ (its longest matching name) and what it may import beside itself.
 MAY_IMPORT: dict[str, set[str]] = {
