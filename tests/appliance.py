@@ -135,12 +135,19 @@ class Appliance:
 
     @property
     def zygote(self) -> int:
-        return next(pid for pid in children(self.launcher) if b"zygote" in cmdline(pid))
+        """Python's."""
+        return self.zygote_of("python")
 
     @property
     def sandboxes(self) -> list[int]:
-        """The processes of sandboxes, parked ones included."""
+        """The processes of Python's sandboxes, parked ones included."""
         return descendants(self.zygote)
+
+    def zygote_of(self, language: str) -> int:
+        return next(pid for pid in children(self.launcher) if f"engines.{language}.preload".encode() in cmdline(pid))
+
+    def sandboxes_of(self, language: str) -> list[int]:
+        return descendants(self.zygote_of(language))
 
     def stop(self, number: int = signal.SIGTERM) -> int:
         self.process.send_signal(number)

@@ -9,7 +9,7 @@ import pytest
 
 from engines.javascript.language import LANGUAGE, find
 from engines.spec import Found, Lacking
-from tests.appliance import Appliance, children, cmdline, descendants, eventually, running
+from tests.appliance import Appliance, cmdline, eventually, running
 from tests.test_serve import NOBODY, needs_root, program_of, state_of
 
 MIB = 1 << 20
@@ -79,8 +79,8 @@ def test_a_node_of_no_use_is_said_at_creation_and_breaks_no_other_language(publi
 
 @needs_node
 def test_a_node_that_lies_elsewhere_runs(public: Path) -> None:
-    path = shutil.copy(str(NODE), public / "node")
-    with running(public / "state", worker_pool_size=1, node=str(path)) as appliance:
+    path = str(shutil.copy(str(NODE), public / "node"))
+    with running(public / "state", worker_pool_size=1, node=path) as appliance:
         assert appliance.run(HELLO, language="javascript").body == b"/opt/node/bin/node"
 
 
@@ -110,11 +110,7 @@ def test_the_least_memory_and_tasks_are_enough_for_an_ordinary_action(tmp_path: 
 @needs_node
 def test_a_node_is_parked_with_its_heap_and_no_source_in_its_arguments(tmp_path: Path) -> None:
     with running(tmp_path, worker_pool_size=1) as appliance:
-        parked = eventually(lambda: [pid for pid in _all_sandboxes(appliance) if b"main.js" in cmdline(pid)])
+        parked = eventually(lambda: [pid for pid in appliance.sandboxes_of("javascript") if b"main.js" in cmdline(pid)])
         assert b"--max-old-space-size=" in cmdline(parked[0])
         appliance.run(HELLO, language="javascript")
-        assert all(b"Run" not in cmdline(pid) for pid in _all_sandboxes(appliance))
-
-
-def _all_sandboxes(appliance: Appliance) -> list[int]:
-    return [pid for zygote in children(appliance.launcher) for pid in descendants(zygote)]
+        assert all(b"Run" not in cmdline(pid) for pid in appliance.sandboxes_of("javascript"))

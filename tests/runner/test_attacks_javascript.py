@@ -174,9 +174,11 @@ function Run(engine) {
 
 
 def test_a_detached_child_ends_with_its_run(appliance: Appliance) -> None:
-    before = set(appliance.sandboxes)
+    before = set(appliance.sandboxes_of("javascript"))
     assert appliance.run(LEFT_BEHIND, language="javascript").body == b"left"
-    assert eventually(lambda: not alive([pid for pid in appliance.sandboxes if _is_left_behind(pid) and pid not in before]))
+    assert eventually(
+        lambda: not alive([pid for pid in appliance.sandboxes_of("javascript") if _is_left_behind(pid) and pid not in before])
+    )
 
 
 def _is_left_behind(pid: int) -> bool:
