@@ -29,11 +29,23 @@ _MOST_AT_ONCE = 64
 T = TypeVar("T")
 
 
+_left_network: int | None = None
+
+
 def leave_the_network() -> None:
     """For good, into an empty one with a loopback: an appliance of root's makes devices and rules where it starts."""
+    global _left_network
     if os.geteuid() == 0:
+        _left_network = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
         syscalls.unshare(syscalls.CLONE_NEWNET)
         subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+
+
+def with_the_network(*command: str) -> tuple[list[str], list[int]]:
+    """The command in the network that was left, for what has to fetch packages, and the descriptors that it needs."""
+    if _left_network is None:
+        return list(command), []
+    return ["nsenter", f"--net=/proc/self/fd/{_left_network}", *command], [_left_network]
 
 
 def eventually(value: Callable[[], T], seconds: float = HANG_GUARD / PATIENCE) -> T:
