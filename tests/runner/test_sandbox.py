@@ -190,7 +190,7 @@ def test_nothing_is_there_but_the_list(appliance: Appliance) -> None:
     seen = {path for path in look(appliance, program) if not path.startswith(("/opt/python/", "/etc/ca-certificates/"))}
     assert {path.split("/")[2] for path in seen if path.startswith("/etc/")} <= ETC
     assert {path.split("/")[2] for path in seen if path.startswith("/engine/")} == {"appliance", "engines"}
-    assert {Path(path).suffix for path in seen if path.startswith("/engine/")} <= {"", ".py", ".pyc"}
+    assert {Path(path).suffix for path in seen if path.startswith("/engine/")} <= {"", ".py", ".pyc", ".js"}
     elsewhere = {path for path in seen if not path.startswith(("/etc/", "/engine/", "/dev/", "/lib", "/bin"))}
     assert elsewhere <= {"/bin", "/dev", "/engine", "/etc", "/opt", "/opt/python", "/run", "/run/passwd", "/run/group", "/tmp"}
 
