@@ -135,7 +135,7 @@ def test_of_the_appliance_only_the_engine_is_there(appliance: Appliance) -> None
     assert set(look(appliance, "seen = os.listdir('/engine')")) == {"appliance", "engines"}
     own = {folder for folder, *names in found if names and folder.startswith("/engine/appliance")}
     assert {folder.removesuffix("/__pycache__") for folder in own} == {"/engine/appliance/runner/sandbox"}
-    assert {Path(name).suffix for _, *names in found for name in names} <= {".py", ".pyc"}
+    assert {Path(name).suffix for _, *names in found for name in names} <= {".py", ".pyc", ".js", ".go", ".mod"}
 
 
 def test_no_private_key_of_the_host_is_there(appliance: Appliance) -> None:
