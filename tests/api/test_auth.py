@@ -4,22 +4,22 @@ from pathlib import Path
 
 import pytest
 
-from appliance.entities import new_id
 from tests.api.server import RUN, Api, Setup, open_api
 
+SOME_ID = "6b1f7a0c-52de-4a9e-9d4e-3c1f0f7f2a11"
 MANAGEMENT = [
     ("POST", "/code?name=a&language=python&type=flow&project_uuid=p"),
     ("POST", "/admin/code?name=a&language=python&type=flow&project_uuid=p"),
     ("GET", "/code?project_uuid=p"),
-    ("GET", f"/code/{new_id()}"),
-    ("PATCH", f"/code/{new_id()}"),
-    ("PATCH", f"/admin/code/{new_id()}"),
-    ("DELETE", f"/code/{new_id()}"),
-    ("GET", f"/coderun/{new_id()}"),
-    ("GET", f"/coderun?code_id={new_id()}"),
-    ("GET", f"/codelog/{new_id()}"),
-    ("GET", f"/codelog?run_id={new_id()}"),
-    ("POST", f"/coderun/{new_id()}/cancel"),
+    ("GET", f"/code/{SOME_ID}"),
+    ("PATCH", f"/code/{SOME_ID}"),
+    ("PATCH", f"/admin/code/{SOME_ID}"),
+    ("DELETE", f"/code/{SOME_ID}"),
+    ("GET", f"/coderun/{SOME_ID}"),
+    ("GET", f"/coderun?code_id={SOME_ID}"),
+    ("GET", f"/codelog/{SOME_ID}"),
+    ("GET", f"/codelog?run_id={SOME_ID}"),
+    ("POST", f"/coderun/{SOME_ID}/cancel"),
 ]
 WRONG = ["", "Token", "Token x", "Bearer wrong", "admin-token", "Basic admin-token", "Token admin-tokenx"]
 
@@ -35,7 +35,7 @@ async def test_the_management_wants_the_admin_token(api: Api, method: str, path:
 
 @pytest.mark.parametrize("authorization", WRONG)
 async def test_another_token_is_none(api: Api, authorization: str) -> None:
-    for method, path in (("GET", "/code?project_uuid=p"), ("POST", f"/run/{new_id()}")):
+    for method, path in (("GET", "/code?project_uuid=p"), ("POST", f"/run/{SOME_ID}")):
         answer = await api.anybody.request(method, path, headers=[(b"Authorization", authorization.encode())])
         assert answer.status_code == 401
 

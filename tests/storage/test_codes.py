@@ -1,6 +1,6 @@
 import pytest
 
-from appliance.entities import CodeLimits, CodeType, Language, Network, new_id
+from appliance.entities import CodeLimits, CodeType, Language, Network
 from appliance.errors import Conflict, NotFound
 from appliance.storage.interface import Storage
 from tests.storage.builders import AWKWARD, MONGO_ID, NOON, a_code, a_log, a_run, minutes
@@ -20,7 +20,7 @@ async def test_a_code_is_found_by_its_mongo_object_id(storage: Storage) -> None:
     assert await storage.codes.get(MONGO_ID) == code
 
 
-@pytest.mark.parametrize("unknown", [new_id(), "f" * 24])
+@pytest.mark.parametrize("unknown", ["6b1f7a0c-52de-4a9e-9d4e-3c1f0f7f2a11", "f" * 24])
 async def test_an_unknown_code_is_not_found(storage: Storage, unknown: str) -> None:
     with pytest.raises(NotFound, match=unknown):
         await storage.codes.get(unknown)
