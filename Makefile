@@ -9,7 +9,7 @@ run:
 test:
 	@packaging/bootstrap.sh dev
 	@packaging/test-parts.sh suite
-	@PYTHONHASHSEED=0 .venv/bin/python -m pytest -n 2 --dist loadfile $(ARGS)
+	@PYTHONHASHSEED=0 .venv/bin/python -m pytest -n 2 --dist loadfile --ignore=tests/binary $(ARGS)
 
 # The tests on a real systemd, booted as pid 1 over a throw-away copy of this machine's files; a part of `make test`. Needs root, a
 # kernel that allows namespaces, and systemd, dbus and iproute2 installed: where one of these is missing they are left out, and say so.
@@ -22,12 +22,12 @@ binary:
 	@packaging/binary.sh
 
 # The tests that go through the program's own door, with the binary in place of the checkout: cases, runs, attacks, verbs, a real systemd.
-# `make test` has tests/binary only, which builds the binary if a source of it has changed.
+# tests/binary, about the file itself, is a part of this and not of `make test`.
 test-binary: binary
 	@packaging/bootstrap.sh dev
 	@rm -rf build/unpacked && CODEACTIONS_UNPACK=$$PWD/build/unpacked dist/codeactions version
 	@CODEACTIONS_PROGRAM=$$(echo $$PWD/build/unpacked/*/codeactions) .venv/bin/python -m pytest \
-	    tests/engines tests/runner tests/systemd tests/test_cli.py tests/test_runfile.py tests/test_examples.py tests/test_serve.py $(ARGS)
+	    tests/binary tests/engines tests/runner tests/systemd tests/test_cli.py tests/test_runfile.py tests/test_examples.py tests/test_serve.py $(ARGS)
 
 # Two builds in different places, compared byte by byte.
 binary-twice:

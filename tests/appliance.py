@@ -41,6 +41,12 @@ def leave_the_network() -> None:
         subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
 
 
+def in_tmp() -> set[str]:
+    """What lies in /tmp, but for what tests put there by themselves: several run at a time."""
+    others = ("pytest-", "systemd-box.", "tmp", "codeactions-test-")
+    return {name for name in os.listdir("/tmp") if not name.startswith(others)}
+
+
 def with_the_network(*command: str) -> tuple[list[str], list[int]]:
     """The command in the network that was left, for what has to fetch packages, and the descriptors that it needs."""
     if _left_network is None:

@@ -28,6 +28,7 @@ from tests.appliance import (
     children,
     descendants,
     eventually,
+    in_tmp,
     refused_start,
     running,
     status_of,
@@ -215,11 +216,11 @@ def test_parked_sandboxes_that_were_killed_are_replaced(appliance: Appliance) ->
 def test_a_stop_leaves_nothing_behind(appliance: Appliance) -> None:
     appliance.run("print()")
     eventually(lambda: len(descendants(appliance.process.pid)) > 10)
-    processes, temporary = descendants(appliance.process.pid), set(os.listdir("/tmp"))
+    processes, temporary = descendants(appliance.process.pid), in_tmp()
     assert appliance.stop() == 0
     eventually(lambda: not alive(processes), 1)
-    assert set(os.listdir("/tmp")) <= temporary
-    assert {path.name for path in appliance.state_dir.iterdir()} <= {"codeactions.db", "lock", "admin_token", "spool"}
+    assert in_tmp() <= temporary
+    assert {path.name for path in appliance.state_dir.iterdir()} <= {"builds", "codeactions.db", "lock", "admin_token", "spool"}
 
 
 def test_the_log_says_when_it_has_stopped(appliance: Appliance) -> None:

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from tests.appliance import Appliance, alive, at_once, descendants, eventually, running, status_of
+from tests.appliance import Appliance, alive, at_once, descendants, eventually, in_tmp, running, status_of
 
 WARM_UP = 50
 WORKERS = 4
@@ -42,7 +42,7 @@ def prove(calls: int, clients: int = 8) -> Figures:
     with tempfile.TemporaryDirectory() as folder, running(Path(folder) / "state", worker_pool_size=WORKERS) as appliance:
         call_many(appliance, appliance.create(ACTION), WARM_UP, clients)
         code_id = appliance.create(ACTION)
-        before, temporary = measured(appliance), set(os.listdir("/tmp"))
+        before, temporary = measured(appliance), in_tmp()
         started = time.perf_counter()
         wrong = call_many(appliance, code_id, calls, clients)
         seconds = time.perf_counter() - started
@@ -52,8 +52,8 @@ def prove(calls: int, clients: int = 8) -> Figures:
         processes = descendants(appliance.process.pid)
         appliance.stop()
         eventually(lambda: not alive(processes), 5)
-        files = {path.name for path in (Path(folder) / "state").iterdir()} - {"codeactions.db", "lock"}
-        files |= set(os.listdir("/tmp")) - temporary
+        files = {path.name for path in (Path(folder) / "state").iterdir()} - {"builds", "codeactions.db", "lock"}
+        files |= in_tmp() - temporary
     return Figures(
         calls=calls,
         seconds=seconds,
