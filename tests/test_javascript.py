@@ -104,7 +104,8 @@ def test_the_least_memory_and_tasks_are_enough_for_an_ordinary_action(tmp_path: 
     with running(tmp_path, worker_pool_size=1) as appliance:
         body = b"[" + b"1," * 500_000 + b"1]"
         answer = appliance.run(source, body, language="javascript", memory="96M", tasks=16)
-        assert (answer.status, answer.body) == (200, b'[500001,"ECONNREFUSED"]')
+        assert answer.status == 200
+        assert answer.body in (b'[500001,"ECONNREFUSED"]', b'[500001,"EHOSTUNREACH"]')  # root's runs have no loopback
 
 
 @needs_node
