@@ -17,7 +17,7 @@ from tests.systemd.box import Box, BoxedAppliance, service
 
 CLIENTS = 8
 WORKERS = 4
-KEPT = WORKERS  # parked sandboxes, which stay
+STAGES, MOST_PARKED = 4, 8  # Python, JavaScript, Go and its builds; a stage has as many parked sandboxes as there are workers
 _FIRST_SANDBOX_UID = 1_900_000_000
 _CONTROLLERS = ("systemd", "memory", "pids", "cpu", "unified")
 NO_OP = "def Run(engine):\n    pass\n"
@@ -81,18 +81,23 @@ def busy(box: Box, name: str, workers: int = WORKERS) -> Iterator[BoxedAppliance
         yield appliance
 
 
+def kept(workers: int) -> int:
+    """Parked sandboxes, which stay."""
+    return STAGES * min(workers, MOST_PARKED)
+
+
 def nothing_left(box: Box, calls: int) -> Left:
     with busy(box, "codeactions-proved") as appliance:
         code_id = appliance.create(NO_OP)
         call_many(appliance, code_id, 4 * CLIENTS)
         mounts = mounts_of(appliance)
         statuses = Counter(call_many(appliance, code_id, calls))
-        eventually(lambda: all(len(box.scopes(controller)) <= KEPT for controller in _CONTROLLERS))
+        eventually(lambda: all(len(box.scopes(controller)) <= kept(WORKERS) for controller in _CONTROLLERS))
         units = box.run("systemctl", "list-units", "--all", "--plain", "--no-legend", "codeactions-run-*.scope")
         return Left(
             statuses=statuses,
-            cgroups=sum(max(0, len(box.scopes(controller)) - KEPT) for controller in _CONTROLLERS),
-            units=max(0, len(units.splitlines()) - KEPT),
+            cgroups=sum(max(0, len(box.scopes(controller)) - kept(WORKERS)) for controller in _CONTROLLERS),
+            units=max(0, len(units.splitlines()) - kept(WORKERS)),
             mounts=mounts_of(appliance) - mounts,
             strays=len(strays(appliance)),
             orphans=swept(appliance),
@@ -128,7 +133,7 @@ def ends(box: Box, runs: int, at_a_time: int = 16) -> Ends:
         call_many(appliance, code_id, runs, at_a_time)
         ended = [run["extra"] for run in runs_of(appliance, code_id)]
         late = [extra["usage"]["wall_ms"] - 1000 * TIMEOUT_SECONDS for extra in ended]
-        eventually(lambda: len(box.scopes()) <= KEPT + at_a_time)
+        eventually(lambda: len(box.scopes()) <= kept(at_a_time))
         return Ends(Counter(extra["message"] for extra in ended), late, len(strays(appliance)))
 
 

@@ -94,7 +94,7 @@ class Sweep:
             status = _status(pid)
             if not self._may_end(status):
                 continue
-            if self._has_free_uid(status):
+            if self._has_free_uid(status, depth):
                 yield Orphan(wire.OrphanKind.PROCESS, f"process {pid}", (pid,))
             elif _is_first(status, depth) and (mark := _mark_of_zygote(pid)) not in (None, self._mark):
                 living = owners.living_marks() if living is None else living
@@ -105,7 +105,10 @@ class Sweep:
         """An ordinary user's launcher looks at his own processes."""
         return self._slots is not None or status.get("Uid", "").split()[:1] == [str(os.geteuid())]
 
-    def _has_free_uid(self, status: dict[str, str]) -> bool:
+    def _has_free_uid(self, status: dict[str, str], depth: int) -> bool:
+        """A launcher in a container may have the same uids: its sandboxes are further down than ours, which are two below us."""
+        if len(status.get("NSpid", "").split()) > depth + 2:
+            return False
         uid = status.get("Uid", "0").split()[0]
         return self._slots is not None and self._slots.is_free(int(uid)) and not status.get("State", "").startswith("Z")
 
