@@ -27,7 +27,7 @@ def Run(engine):
 
 def tracked(address: str = "198.18.") -> list[str]:
     listed = subprocess.run(["conntrack", "-L"], capture_output=True, text=True, check=True).stdout
-    return [line for line in listed.splitlines() if f"src={address}" in line]
+    return [line for line in listed.splitlines() if f"src={address}" in line and "dport=80 " in line]
 
 
 def test_a_run_has_at_most_128_connections_and_none_when_it_has_ended(appliance: Appliance) -> None:
