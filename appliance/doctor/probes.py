@@ -225,27 +225,37 @@ def attempt(params):
         "use more memory in several processes",
         f"refused, or ended, at {MEMORY_MIB} MiB",
         f"""
-        import os, signal
+        import os, signal, socket
 
         def attempt(params):
-            children, pipes = [], []
-            for _ in range(4):
-                reader, writer = os.pipe()
-                pid = os.fork()
-                if pid == 0:
-                    held = bytearray(b"x") * ({MEMORY_MIB} // 2 << 20)
-                    os.write(writer, b"1")
-                    signal.pause()
-                os.close(writer)
-                children.append(pid)
-                pipes.append(reader)
-            full = sum(os.read(reader, 1) == b"1" for reader in pipes)
+            children = dict(fill() for _ in range(4))
+            # One that was full may be ended for the next one's memory: what counts is who holds it at the same time.
+            for _ in range(2):
+                holding = [pid for pid, ours in children.items() if says(ours)]
             for pid in children:
                 os.kill(pid, signal.SIGKILL)
                 os.waitpid(pid, 0)
-            if full < len(children):
-                raise MemoryError(f"{{len(children) - full}} of {{len(children)}} were ended")
-            return f"held {{full * {MEMORY_MIB} // 2}} MiB in {{full}}"
+            if len(holding) < len(children):
+                raise MemoryError(f"{{len(children) - len(holding)}} of {{len(children)}} were ended")
+            return f"held {{len(holding) * {MEMORY_MIB} // 2}} MiB in {{len(holding)}}"
+
+        def fill():
+            ours, theirs = socket.socketpair()
+            pid = os.fork()
+            if pid:
+                theirs.close()
+                return pid, ours
+            held = bytearray(b"x") * ({MEMORY_MIB} // 2 << 20)
+            while theirs.recv(1):
+                theirs.send(held[:1])
+            os._exit(0)
+
+        def says(ours):
+            try:
+                ours.send(b"?")
+                return ours.recv(1) == b"x"
+            except OSError:
+                return False
         """,
         held_by=(SCOPE,),
         ended_by=(OutcomeKind.OUT_OF_MEMORY,),

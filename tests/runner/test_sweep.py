@@ -84,8 +84,9 @@ def test_a_process_with_a_uid_that_no_sandbox_has_is_ended(tmp_path: Path) -> No
 
 
 def test_nothing_is_swept_where_nothing_is_left(appliance: Appliance) -> None:
+    before = swept(appliance)  # it may have found what other tests have left
     for source in ("print('x')", "import os\nos.fork()\nos.setsid()\n", "import os\nos.kill(os.getpid(), 9)\n"):
         appliance.run(source)
     ends_at = time.monotonic() + 2 * SWEEP_SECONDS
     eventually(lambda: time.monotonic() > ends_at)
-    assert swept(appliance) == {"zygote": 0, "process": 0, "scope": 0}
+    assert swept(appliance) == before
