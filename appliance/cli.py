@@ -4,6 +4,7 @@ import argparse
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from appliance import __version__
@@ -38,10 +39,16 @@ def load_settings() -> "Loaded":
     return loaded
 
 
-def serve(_: argparse.Namespace) -> int:
+def serve(arguments: argparse.Namespace) -> int:
     from appliance import serve, settings
 
-    return serve.main(settings.load())
+    return serve.main(settings.load(), arguments.launcher)
+
+
+def serve_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--launcher", type=Path, metavar="SOCKET", help="the installed launcher's; without it the program starts its own"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -64,8 +71,10 @@ def launch(arguments: argparse.Namespace) -> int:
     from appliance import logsetup
     from appliance.entities import Language, Network
     from appliance.runner.launch.limits import Limits
-    from appliance.runner.launch.main import LaunchOptions, main
+    from appliance.runner.launch.main import Bounds, LaunchOptions, main
 
+    if arguments.config is not None:
+        return _launch_installed(arguments.config)
     logsetup.configure(arguments.log_level, logsetup.Style(arguments.log_style))
     limits = Limits(
         memory_bytes=arguments.memory,
@@ -76,21 +85,52 @@ def launch(arguments: argparse.Namespace) -> int:
     )
     programs = {Language(name): path for name, _, path in (text.partition("=") for text in arguments.program)}
     network = Network(arguments.network)
-    return main(LaunchOptions(arguments.fd, arguments.keep, arguments.runs, limits, arguments.uid_base, network, programs))
+    return main(
+        LaunchOptions(
+            listens=False,
+            fd=arguments.fd,
+            bounds=Bounds(),
+            keep=arguments.keep,
+            runs=arguments.runs,
+            limits=limits,
+            uid_base=arguments.uid_base,
+            network=network,
+            programs=programs,
+        )
+    )
+
+
+def _launch_installed(config: Path) -> int:
+    import socket
+
+    from appliance import launcherfile, logsetup, sdnotify, settings
+    from appliance.errors import CannotStart
+    from appliance.runner.launch.main import main
+
+    host = settings.read_host()
+    options, level = launcherfile.load(config, host.path)
+    logsetup.configure(level, logsetup.style_of(sys.stderr, host.journal_stream))
+    listener = sdnotify.inherited_socket(host.listen_fds, host.listen_pid)
+    if listener is None or listener.type != socket.SOCK_SEQPACKET:
+        raise CannotStart("launch --config is started by codeactions-launcher.socket, which passes its socket")
+    listener.detach()
+    return main(options)
 
 
 def launch_arguments(parser: argparse.ArgumentParser) -> None:
-    """It is started by `serve` only, which says everything: the launcher reads no settings, since they hold secrets."""
-    parser.add_argument("--fd", type=int, required=True, help="the socket to the server, inherited")
-    parser.add_argument("--keep", type=int, required=True, help="parked sandboxes a language")
-    parser.add_argument("--runs", type=int, required=True, help="runs at once")
-    parser.add_argument("--memory", type=int, required=True, help="a parked sandbox's limit of memory, in bytes")
-    parser.add_argument("--memory-reservation", type=int, required=True, help="its reservation, in bytes; 0 is none")
-    parser.add_argument("--cpu", type=int, required=True, help="its limit of CPU, in percent of one processor")
+    """The launcher reads no settings, since they hold secrets: `serve` says everything, or, installed, root's own file does."""
+    how = parser.add_mutually_exclusive_group(required=True)
+    how.add_argument("--config", type=Path, metavar="FILE", help="root's file: installed, with a socket from systemd")
+    how.add_argument("--fd", type=int, help="the socket to the server, inherited")
+    parser.add_argument("--keep", type=int, help="parked sandboxes a language")
+    parser.add_argument("--runs", type=int, help="runs at once")
+    parser.add_argument("--memory", type=int, help="a parked sandbox's limit of memory, in bytes")
+    parser.add_argument("--memory-reservation", type=int, help="its reservation, in bytes; 0 is none")
+    parser.add_argument("--cpu", type=int, help="its limit of CPU, in percent of one processor")
     parser.add_argument("--cpu-weight", type=int, help="its weight among others, 1 to 10000")
-    parser.add_argument("--tasks", type=int, required=True, help="its limit of processes and threads")
-    parser.add_argument("--uid-base", type=int, required=True, help="first of the sandboxes' uids")
-    parser.add_argument("--network", choices=("internet", "none"), required=True, help="network of a parked sandbox")
+    parser.add_argument("--tasks", type=int, help="its limit of processes and threads")
+    parser.add_argument("--uid-base", type=int, help="first of the sandboxes' uids")
+    parser.add_argument("--network", choices=("internet", "none"), default="internet", help="network of a parked sandbox")
     parser.add_argument(
         "--program", action="append", default=[], metavar="LANGUAGE=PATH", help="what a language needs of the host"
     )
@@ -130,6 +170,7 @@ VERBS = {
     "serve": Verb(
         "start the appliance",
         serve,
+        serve_arguments,
         description="Starts the appliance: API, runner and daily cleaning. SIGTERM lets the running calls end, and stops it.",
     ),
     "run": Verb(

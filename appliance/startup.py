@@ -5,6 +5,7 @@ import socket
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import structlog
 from hypercorn.config import Config
@@ -13,7 +14,7 @@ import appliance
 from appliance import __version__, admintoken, logsetup, privileges, sdnotify
 from appliance.errors import CannotStart
 from appliance.options import launcher_arguments
-from appliance.runner.launcher import Launcher, start_launcher
+from appliance.runner.launcher import Launcher, reach_launcher, start_launcher
 from appliance.settings import Loaded, Settings
 
 log = structlog.get_logger()
@@ -24,9 +25,11 @@ _ANSWER_SECONDS = 5.0  # after the drain, for the answers of the runs that it ha
 
 @dataclass(frozen=True)
 class Begun:
-    """`launcher`: the socket to a launcher of our own; `listener`: the port's, None for a program that doesn't serve."""
+    """`launcher`: the socket to a launcher, and where the next one is found if it isn't a child of ours; `listener`: the port's,
+    None for a program that doesn't serve."""
 
     launcher: socket.socket
+    launcher_path: Path | None
     listener: socket.socket | None
 
     @property
@@ -48,7 +51,7 @@ class Begun:
         return config
 
 
-def begin(loaded: Loaded, log_level: str, *, listen: bool) -> Begun:
+def begin(loaded: Loaded, log_level: str, *, listen: bool, launcher_path: Path | None = None) -> Begun:
     """The order matters: the port may need root, the launcher keeps it, everything after is without. Raises `CannotStart`."""
     settings = loaded.settings
     style = logsetup.style_of(sys.stderr, loaded.host.journal_stream)
@@ -56,7 +59,15 @@ def begin(loaded: Loaded, log_level: str, *, listen: bool) -> Begun:
     for warning in loaded.warnings:
         log.warning("setting ignored", reason=warning)
     _raise_descriptor_limit()
-    listener = _listen(settings.host, settings.port) if listen else None
+    listener = (_inherited(loaded) or _listen(settings.host, settings.port)) if listen else None
+    launcher = reach_launcher(launcher_path) if launcher_path else _own_launcher(loaded, log_level, style)
+    if listen:
+        privileges.make_state_dir(settings.state_dir)
+    privileges.become_unprivileged(settings.state_dir, _program_folders())
+    return Begun(launcher, launcher_path, listener)
+
+
+def _own_launcher(loaded: Loaded, log_level: str, style: logsetup.Style) -> socket.socket:
     # -P: a folder `appliance` in the working directory must not be what runs as root.
     command = [
         sys.executable,
@@ -64,13 +75,9 @@ def begin(loaded: Loaded, log_level: str, *, listen: bool) -> Begun:
         "-m",
         "appliance",
         "launch",
-        *launcher_arguments(settings, loaded.host.path, log_level, style.value),
+        *launcher_arguments(loaded.settings, loaded.host.path, log_level, style.value),
     ]
-    launcher = start_launcher(command)
-    if listen:
-        privileges.make_state_dir(settings.state_dir)
-    privileges.become_unprivileged(settings.state_dir, _program_folders())
-    return Begun(launcher, listener)
+    return start_launcher(command)
 
 
 def _raise_descriptor_limit() -> None:
@@ -85,6 +92,31 @@ def _raise_descriptor_limit() -> None:
 
 def _program_folders() -> list[Path]:
     return [Path(appliance.__file__).parent.parent, Path(sys.prefix), Path(sys.base_prefix)]
+
+
+def _inherited(loaded: Loaded) -> socket.socket | None:
+    """The port that systemd holds open for us across restarts; HOST and PORT then only say what was meant."""
+    sock = sdnotify.inherited_socket(loaded.host.listen_fds, loaded.host.listen_pid)
+    if sock is None:
+        return None
+    sock.listen(_BACKLOG)
+    settings, (host, port) = loaded.settings, sock.getsockname()[:2]
+    meant = {info[4][0] for info in _resolved(settings.host)}
+    if settings.port not in (0, port) or host not in meant:
+        log.warning(
+            "systemd listens elsewhere than HOST and PORT say",
+            listens=f"{host}:{port}",
+            settings=f"{settings.host}:{settings.port}",
+            advice="`codeactions install` writes codeactions.socket from HOST and PORT",
+        )
+    return sock
+
+
+def _resolved(host: str) -> list[Any]:
+    try:
+        return socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except OSError:
+        return []
 
 
 def _listen(host: str, port: int) -> socket.socket:
