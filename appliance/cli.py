@@ -138,6 +138,35 @@ def launch_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--log-style", default="json")
 
 
+def install(arguments: argparse.Namespace) -> int:
+    from appliance.installer import verb
+
+    return verb.install(arguments)
+
+
+def install_arguments(parser: argparse.ArgumentParser) -> None:
+    _prefix_argument(parser)
+    parser.add_argument("--dry-run", action="store_true", help="say what would be done, and do nothing")
+    parser.add_argument("--no-start", action="store_true", help="only files, user and folders: for an image that boots later")
+
+
+def uninstall(arguments: argparse.Namespace) -> int:
+    from appliance.installer import verb
+
+    return verb.uninstall(arguments)
+
+
+def uninstall_arguments(parser: argparse.ArgumentParser) -> None:
+    _prefix_argument(parser)
+    parser.add_argument("--purge", action="store_true", help="data, settings, secrets and the user too")
+
+
+def _prefix_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--prefix", type=Path, default=Path("/usr/local"), metavar="FOLDER", help="where the program goes (default: /usr/local)"
+    )
+
+
 def show_settings(arguments: argparse.Namespace) -> int:
     from appliance import settings_report
 
@@ -190,6 +219,19 @@ VERBS = {
         "print the admin token",
         token,
         description="Prints the admin token, to a terminal only; elsewhere it says in which file the token is.",
+    ),
+    "install": Verb(
+        "make it a service of this host's systemd (root)",
+        install,
+        install_arguments,
+        "Installs this version: program, user, folders, settings, units; starts it and waits until it is ready. Again, it "
+        "changes nothing; another version's install is the upgrade. A step that fails is taken back with all before it.",
+    ),
+    "uninstall": Verb(
+        "take it off this host (root)",
+        uninstall,
+        uninstall_arguments,
+        "Stops the services and removes what install made, except data, settings and the user.",
     ),
     "version": Verb("print the version", version),
     "launch": Verb("start sandboxes for `serve` (internal)", launch, launch_arguments, is_internal=True),

@@ -177,7 +177,8 @@ class Launcher:
     async def keep_connected(self) -> None:
         """`listen` for as long as there is a launcher, and to the next one when it went.
 
-        Raises `LauncherGone` when it was a child of our own, or when the next one offers something else than what this program has told everybody.
+        Raises `LauncherGone` when it was a child of our own, or when the next one offers something else than what this
+        program has told everybody.
         """
         try:
             while True:
