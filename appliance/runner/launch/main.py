@@ -91,6 +91,7 @@ class LaunchOptions(NamedTuple):
 
 def main(options: LaunchOptions) -> int:
     syscalls.become_subreaper()
+    os.umask(0o022)  # sandboxes inherit it, and what root makes in their file system is for other uids to read
     slots = None
     if os.geteuid() == 0:
         slots = Slots(free_range(options.uid_base))
