@@ -116,7 +116,7 @@ def _start(changes: Changes, wanted: settings.Settings, *, is_other: bool, was_a
     look = f"see `journalctl -u {layout.SERVICE} -u {layout.LAUNCHER}`"
     if not was_active:
         _require_port(wanted)
-        changes.run("systemctl", "start", *units, advice=look, undo=lambda: _stop(units))
+        changes.run("systemctl", "start", *units, advice=look, undo=lambda: _stop((*units, *layout.SLICES)))
     elif is_other:
         _take_up_address(changes, wanted)
         changes.run("systemctl", "restart", layout.SERVICE, advice=look)
@@ -189,7 +189,7 @@ def uninstall(arguments: argparse.Namespace) -> int:
         _stop(units)
         _disable(units)
     found = _remove(_own_paths(program))
-    remove_empty([program.home.parent])
+    remove_empty([program.home.parent, layout.SYSUSERS.parent])
     if arguments.purge:
         found += _remove([layout.ETC, layout.STATE])
         if _has_user() and (reason := _remove_user()):
