@@ -1,6 +1,6 @@
 # make run   the appliance on 127.0.0.1:8050, everything it keeps under ./var; settings come through the environment
 # make test  the whole suite; ARGS are pytest's:  make test ARGS='-k settings -x'
-.PHONY: run test test-systemd test-vm lint bench lock docs prove test-fresh
+.PHONY: run test test-systemd test-vm test-binary lint bench lock docs prove test-fresh binary binary-twice
 
 run:
 	@packaging/bootstrap.sh program
@@ -16,6 +16,22 @@ test:
 test-systemd:
 	@packaging/bootstrap.sh dev
 	@.venv/bin/python -m pytest tests/systemd $(ARGS)
+
+# dist/codeactions, the whole program in one file, from the lock of the group `build`; half a minute. It has passed its own test.
+binary:
+	@packaging/binary.sh
+
+# The tests that go through the program's own door, with the binary in place of the checkout: cases, runs, attacks, verbs, a real systemd.
+# `make test` has tests/binary only, which builds the binary if a source of it has changed.
+test-binary: binary
+	@packaging/bootstrap.sh dev
+	@rm -rf build/unpacked && CODEACTIONS_UNPACK=$$PWD/build/unpacked dist/codeactions version
+	@CODEACTIONS_PROGRAM=$$(echo $$PWD/build/unpacked/*/codeactions) .venv/bin/python -m pytest \
+	    tests/engines tests/runner tests/systemd tests/test_cli.py tests/test_runfile.py tests/test_examples.py tests/test_serve.py $(ARGS)
+
+# Two builds in different places, compared byte by byte.
+binary-twice:
+	@packaging/binary-twice.sh
 
 # The same tests in an emulated Debian machine with cgroup version 2, and once with version 1. Needs root; some twenty minutes.
 test-vm:
@@ -49,9 +65,10 @@ docs:
 # Everything that the release must show: lint, the suite, and both commands on a bare Debian.
 prove: lint test
 	@.venv/bin/python -m tests.prove
+	@$(MAKE) --no-print-directory binary-twice test-binary
 	@$(MAKE) --no-print-directory test-fresh
 
-# make run and make test in a Debian that has only python3, make and git, as root and as an ordinary user. Needs root.
+# make run, make binary (as root) and make test in a Debian that has only python3, make and git, as root and as an ordinary user.
 test-fresh:
 	@packaging/test-parts.sh fresh
 	@packaging/try-fresh-root.sh $(ARGS)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from appliance import __version__, options
 from appliance.access import Access
 from appliance.api.services import Services
+from appliance.builds import FOLDER, Builds
 from appliance.calls import Calls
 from appliance.coordination.interface import Coordination
 from appliance.disk import DiskWatch
@@ -32,12 +33,14 @@ def assemble(settings: Settings, opened: Opened, jobs: Jobs, instance: str, admi
     storage = opened.storage
     runner = Runner(opened.launcher, options.pool_options(settings), options.bounds(settings))
     metrics = Metrics(runner.stats, settings.metrics_codes)
+    builds = Builds(opened.launcher, jobs, options.build_options(settings, settings.state_dir / FOLDER))
     calls = Calls(
         jobs=jobs,
         limiter=opened.coordination.limiter,
         storage=storage,
         ends=opened.ends,
         runner=runner,
+        builds=builds,
         metrics=metrics,
         disk=DiskWatch(settings.state_dir, settings.min_free_disk),
         options=options.call_options(settings, instance),
@@ -50,7 +53,7 @@ def assemble(settings: Settings, opened: Opened, jobs: Jobs, instance: str, admi
         permissions=storage.permissions,
     )
     return Services(
-        storage=storage, calls=calls, access=access, health=_health(settings, storage, runner), metrics=metrics
+        storage=storage, calls=calls, builds=builds, access=access, health=_health(settings, storage, runner), metrics=metrics
     ), runner
 
 

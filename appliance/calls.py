@@ -14,6 +14,7 @@ import msgspec
 import structlog
 import trio
 
+from appliance.builds import Builds, NotBuilt
 from appliance.coordination.interface import Limiter
 from appliance.disk import DiskWatch, fit_for_disk
 from appliance.ends import Ends
@@ -30,7 +31,7 @@ from appliance.receipts import (
     status_of,
 )
 from appliance.runlog import open_run_log
-from appliance.runner.execution import Cause
+from appliance.runner.execution import Cause, OnLog
 from appliance.runner.outcome import Job, Limits, Outcome, OutcomeKind
 from appliance.runner.pool import Runner, Ticket
 from appliance.storage.interface import Storage
@@ -113,6 +114,7 @@ class Calls:
         storage: Storage,
         ends: Ends,
         runner: Runner,
+        builds: Builds,
         metrics: Metrics,
         disk: DiskWatch,
         options: CallOptions,
@@ -124,6 +126,7 @@ class Calls:
         self._logs = storage.logs
         self._ends = ends
         self._runner = runner
+        self._builds = builds
         self._metrics = metrics
         self._disk = disk
         self._options = options
@@ -225,8 +228,17 @@ class Calls:
                 return Outcome(kind=OutcomeKind.COULD_NOT_START, message=f"the run could not start: {error}"), []
         job = job_of(flight.run.id, flight.code, flight.request, flight.origin.limits)
         async with open_run_log(self._logs, flight.run.id, flight.code.id) as run_log:
-            outcome = await flight.ticket.run(job, run_log.add)
+            outcome = await self._execute(flight, job, run_log.add)
         return outcome, run_log.left
+
+    async def _execute(self, flight: _Flight, job: Job, on_log: OnLog) -> Outcome:
+        """A language that is compiled is so before the run's clock starts."""
+        async with self._builds.program(job.language, job.source) as program:
+            if isinstance(program, NotBuilt):
+                for entry in program.entries:
+                    await on_log(entry)
+                return flight.ticket.end_unstarted(program.outcome)
+            return await flight.ticket.run(msgspec.structs.replace(job, program=program), on_log)
 
     async def _land(self, flight: _Flight, outcome: Outcome, left: list[CodeLog]) -> None:
         flight.has_ended = True

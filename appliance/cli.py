@@ -67,12 +67,23 @@ def run_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-X", "--method", metavar="METHOD", default="", help="the request's method (GET, or POST with -d)")
 
 
+def doctor(arguments: argparse.Namespace) -> int:
+    from appliance.doctor import verb
+
+    return verb.main(arguments, load_settings())
+
+
+def doctor_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print the report as JSON, for a machine")
+
+
 def launch(arguments: argparse.Namespace) -> int:
-    from appliance import logsetup
+    from appliance import logsetup, program
     from appliance.entities import Language, Network
     from appliance.runner.launch.limits import Limits
     from appliance.runner.launch.main import Bounds, LaunchOptions, main
 
+    program.refuse_foreign_tree()
     if arguments.config is not None:
         return _launch_installed(arguments.config)
     logsetup.configure(arguments.log_level, logsetup.Style(arguments.log_style))
@@ -84,20 +95,20 @@ def launch(arguments: argparse.Namespace) -> int:
         cpu_weight=arguments.cpu_weight,
     )
     programs = {Language(name): path for name, _, path in (text.partition("=") for text in arguments.program)}
-    network = Network(arguments.network)
-    return main(
-        LaunchOptions(
-            listens=False,
-            fd=arguments.fd,
-            bounds=Bounds(),
-            keep=arguments.keep,
-            runs=arguments.runs,
-            limits=limits,
-            uid_base=arguments.uid_base,
-            network=network,
-            programs=programs,
-        )
+    options = LaunchOptions(
+        listens=False,
+        fd=arguments.fd,
+        bounds=Bounds(),
+        keep=arguments.keep,
+        runs=arguments.runs,
+        limits=limits,
+        uid_base=arguments.uid_base,
+        network=Network(arguments.network),
+        programs=programs,
+        allow=arguments.network_allow,
+        toolchain_cache=arguments.toolchain_cache,
     )
+    return main(options)
 
 
 def _launch_installed(config: Path) -> int:
@@ -131,9 +142,31 @@ def launch_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tasks", type=int, help="its limit of processes and threads")
     parser.add_argument("--uid-base", type=int, help="first of the sandboxes' uids")
     parser.add_argument("--network", choices=("internet", "none"), default="internet", help="network of a parked sandbox")
+    parser.add_argument("--toolchain-cache", default="", help="a folder that builds may read")
+    parser.add_argument(
+        "--network-allow", action="append", default=[], metavar="WHERE[:PORT]", help="what is opened; may be repeated"
+    )
     parser.add_argument(
         "--program", action="append", default=[], metavar="LANGUAGE=PATH", help="what a language needs of the host"
     )
+    parser.add_argument("--log-level", default="info")
+    parser.add_argument("--log-style", default="json")
+
+
+def dns(arguments: argparse.Namespace) -> int:
+    from appliance import logsetup
+    from appliance.dns.main import DnsOptions, main
+
+    logsetup.configure(arguments.log_level, logsetup.Style(arguments.log_style))
+    return main(DnsOptions(arguments.udp, arguments.tcp, arguments.uid, arguments.name))
+
+
+def dns_arguments(parser: argparse.ArgumentParser) -> None:
+    """It is started by the launcher, which has bound the sockets."""
+    parser.add_argument("--udp", type=int, required=True, help="the bound datagram socket, inherited")
+    parser.add_argument("--tcp", type=int, required=True, help="the listening socket, inherited")
+    parser.add_argument("--uid", type=int, required=True, help="whom it becomes")
+    parser.add_argument("--name", action="append", default=[], help="a name whose addresses it tells; may be repeated")
     parser.add_argument("--log-level", default="info")
     parser.add_argument("--log-style", default="json")
 
@@ -190,6 +223,12 @@ def token(_: argparse.Namespace) -> int:
     return admintoken.show(settings.state_dir, settings.admin_token)
 
 
+def selftest(_: argparse.Namespace) -> int:
+    from appliance import selftest
+
+    return selftest.main(load_settings())
+
+
 def version(_: argparse.Namespace) -> int:
     sys.stdout.write(f"codeactions {__version__}\n")
     return OK
@@ -209,6 +248,13 @@ VERBS = {
         "Runs an action's source exactly as a call would, without a server: its logs go to stderr, its result to stdout. "
         "Exit status 0 when the action completed, 1 when it failed.",
     ),
+    "doctor": Verb(
+        "try the cage on this host",
+        doctor,
+        doctor_arguments,
+        "Tries, in sandboxes made as for any call, what a run must not be able to do, and says what this host lacks and what to "
+        "do about it. It needs no server, and may run beside one. Exit status 0 when nothing got through, else 1.",
+    ),
     "settings": Verb(
         "print every setting and where it comes from",
         show_settings,
@@ -219,6 +265,12 @@ VERBS = {
         "print the admin token",
         token,
         description="Prints the admin token, to a terminal only; elsewhere it says in which file the token is.",
+    ),
+    "selftest": Verb(
+        "check that this installation is whole",
+        selftest,
+        description="Imports every module, looks for the engines' files, and runs an action in each language that this host has. "
+        "Exit status 0 when all is well; a language that the host lacks is said, and is no failure.",
     ),
     "install": Verb(
         "make it a service of this host's systemd (root)",
@@ -235,6 +287,7 @@ VERBS = {
     ),
     "version": Verb("print the version", version),
     "launch": Verb("start sandboxes for `serve` (internal)", launch, launch_arguments, is_internal=True),
+    "dns": Verb("answer runs' questions for names (internal)", dns, dns_arguments, is_internal=True),
 }
 
 

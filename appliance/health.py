@@ -37,6 +37,7 @@ class Isolated(msgspec.Struct, frozen=True, kw_only=True):
     level: str
     missing: tuple[str, ...]
     absent: tuple[str, ...]
+    reasons: Mapping[str, str]
 
 
 class System(msgspec.Struct, frozen=True, kw_only=True):
@@ -145,7 +146,7 @@ class Health:
             load=tuple(round(figure, 2) for figure in os.getloadavg()),
             memory_rss_bytes=_resident_bytes(),
             disk_free_bytes=free,
-            isolation=Isolated(level=here.level, missing=here.missing, absent=here.absent),
+            isolation=Isolated(level=here.level, missing=here.missing, absent=here.absent, reasons=here.reasons),
             warnings=self._warnings(free),
         )
 
@@ -217,7 +218,7 @@ def _systemd_message(isolation: Isolation) -> str:
     if SCOPE not in isolation.missing:
         return "puts each run into a scope"
     if Path("/run/systemd/system").is_dir():
-        return "not used for runs: the log says why"
+        return f"not used for runs: {isolation.reasons.get(SCOPE, 'the log says why')}"
     return "not configured: it doesn't run this host"
 
 

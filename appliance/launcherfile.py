@@ -12,16 +12,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from appliance.builds import FOLDER, TOOLCHAIN
 from appliance.entities import Language, Network
 from appliance.errors import CannotStart
 from appliance.runner.launch.limits import Limits
 from appliance.runner.launch.main import Bounds, LaunchOptions
 from appliance.sdnotify import FIRST_FD
-from appliance.settings_readers import LEVEL, PATH, PERCENT, SIZE, Kind, choice, whole
+from appliance.settings_readers import LEVEL, OPENINGS, PATH, PERCENT, SIZE, Kind, choice, whole
 from appliance.settings_table import GIB, LAST_UID_BASE, MIB
 from engines.table import spec_of
 
 SYSTEM_FILE = Path("/etc/codeactions/launcher.toml")
+_STATE = Path("/var/lib/codeactions")
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,8 @@ KEYS: Mapping[str, Key] = {
     "runs": Key(whole(1, 1000), 4, "Runs at once, which reservations are made for (WORKER_POOL_SIZE)."),
     "sandbox_uid_base": Key(whole(65_536, LAST_UID_BASE), 1_900_000_000, "First of the uids that runs get."),
     "node": Key(PATH, None, "The node to use; unset, the one on PATH."),
+    "network_allow": Key(OPENINGS, (), "Hosts or ranges that runs may reach beside public addresses (NETWORK_ALLOW)."),
+    "toolchain_cache": Key(PATH, _STATE / FOLDER / TOOLCHAIN, "What the server's builds have filled: builds read it."),
     "go": Key(PATH, None, "The go to use; unset, the one on PATH."),
     "log_level": Key(LEVEL, "info", "The least level that the launcher logs."),
 }
@@ -73,6 +77,8 @@ def load(path: Path, host_path: str) -> tuple[LaunchOptions, str]:
         uid_base=values["sandbox_uid_base"],
         network=Network(values["network"]),
         programs=_programs(values, host_path),
+        allow=values["network_allow"],
+        toolchain_cache=str(values["toolchain_cache"]) if values["toolchain_cache"].is_dir() else "",
     )
     return options, values["log_level"]
 

@@ -24,6 +24,8 @@ IDENTIFIER = "codeactions"
 PRIORITIES = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical": 2}
 LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40, "critical": 50}
 
+_SELDOM_SECONDS = 60.0
+
 _encode = msgspec.json.Encoder(enc_hook=str).encode
 
 
@@ -169,8 +171,24 @@ class _Route(logging.Handler):
         log.log(record.levelno // 10 * 10, record.getMessage(), logger=record.name, exc_info=record.exc_info or False)
 
 
+class _Seldom(logging.Filter):
+    """Of Trio's accept loop, which says ten times a second, with a traceback, that there are no descriptors left."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._quiet_until = 0.0
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        record.exc_info = None
+        if record.created < self._quiet_until:
+            return False
+        self._quiet_until = record.created + _SELDOM_SECONDS
+        return True
+
+
 def _route_standard_library(level: str) -> None:
     logging.captureWarnings(capture=True)
+    logging.getLogger("trio.serve_listeners").addFilter(_Seldom())
     root = logging.getLogger()
     root.handlers = [_Route()]
     # Libraries' debug lines are about their own insides.

@@ -1,11 +1,13 @@
 """Settings → the small values that each part is given: parts don't know the settings."""
 
+import math
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 from appliance import __version__
 from appliance.api.services import ApiOptions
+from appliance.builds import BuildOptions
 from appliance.calls import CallOptions
 from appliance.codes import Rules
 from appliance.entities import Language
@@ -62,8 +64,17 @@ def api_options(settings: Settings, runner: Runner) -> ApiOptions:
     )
 
 
-def launcher_arguments(settings: Settings, path: str, log_level: str, log_style: str) -> list[str]:
-    """`path` is the host's PATH."""
+def build_options(settings: Settings, folder: Path) -> BuildOptions:
+    return BuildOptions(
+        folder=folder,
+        timeout_s=math.ceil(settings.build_timeout),
+        memory_bytes=settings.build_memory,
+        cache_bytes=settings.go_cache_bytes,
+    )
+
+
+def launcher_arguments(settings: Settings, path: str, toolchain_cache: str, log_level: str, log_style: str) -> list[str]:
+    """`path` is the host's PATH, `toolchain_cache` the folder that builds may read."""
     limits = default_limits(settings)
     weight = [] if limits.cpu_weight is None else ["--cpu-weight", str(limits.cpu_weight)]
     return [
@@ -84,7 +95,10 @@ def launcher_arguments(settings: Settings, path: str, log_level: str, log_style:
         str(settings.sandbox_uid_base),
         "--network",
         limits.network.value,
+        *(word for where in settings.network_allow for word in ("--network-allow", where)),
         *_programs(settings, path),
+        "--toolchain-cache",
+        toolchain_cache,
         "--log-level",
         log_level,
         "--log-style",

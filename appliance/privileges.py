@@ -24,7 +24,7 @@ USER = "codeactions"
 NOBODY = 65534
 # What a state directory holds.
 OWN_FILES = {"admin_token", "lock", "codeactions.db", "codeactions.db-wal", "codeactions.db-shm"}
-OWN_FOLDERS = {"spool", "cache"}
+OWN_FOLDERS = {"spool", "builds", "cache"}
 SYSTEM_FOLDERS = {"bin", "boot", "dev", "etc", "lib", "lib32", "lib64", "proc", "run", "sbin", "sys", "usr"}
 
 
@@ -167,6 +167,7 @@ def _replace(folder: Path, shown: list[Path]) -> None:
     """Puts an empty folder over `folder`, and into it the `shown` paths below, each by a descriptor that was opened before."""
     opened = {path: os.open(path, os.O_PATH | os.O_CLOEXEC) for path in shown}
     syscalls.mount("tmpfs", str(folder), "tmpfs", syscalls.MS_NOSUID | syscalls.MS_NODEV, "mode=755,size=1m")
+    mask = os.umask(0o022)  # the user must get through these folders, whatever root's umask is
     for path, fd in opened.items():
         path.parent.mkdir(parents=True, exist_ok=True)
         if os.path.isdir(f"/proc/self/fd/{fd}"):
@@ -175,6 +176,7 @@ def _replace(folder: Path, shown: list[Path]) -> None:
             path.touch()
         syscalls.mount(f"/proc/self/fd/{fd}", str(path), None, syscalls.MS_BIND | syscalls.MS_REC)
         os.close(fd)
+    os.umask(mask)
 
 
 def _drop(identity: Identity) -> None:

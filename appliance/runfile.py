@@ -2,21 +2,19 @@
 
 import argparse
 import sys
-from contextlib import suppress
 from pathlib import Path
 
 import trio
 
-from appliance import options, startup
+from appliance import startup
 from appliance.api.incoming import canonical
-from appliance.calls import Request, job_of
+from appliance.calls import Request
 from appliance.codes import SOURCE_LIMIT, TOO_BIG
 from appliance.entities import Code, CodeType, Language, new_id, now
 from appliance.errors import CannotStart
+from appliance.localrunner import open_launcher, refuse_floor, run_once
 from appliance.receipts import WITHOUT_BODY, status_of
-from appliance.runner.launcher import Launcher, LauncherGone, connect
 from appliance.runner.outcome import LogEntry, Outcome
-from appliance.runner.pool import Runner
 from appliance.settings import Loaded
 from engines.table import spec_of
 
@@ -26,7 +24,7 @@ _PATH = "/action/endpoint/local"
 
 def main(arguments: argparse.Namespace, loaded: Loaded) -> int:
     """Logs go to stderr, the result to stdout. 0 when the action completed, else 1. Raises `CannotStart`."""
-    code, request = _code(Path(arguments.file)), _request(arguments)
+    code, request = code_of(Path(arguments.file)), _request(arguments)
     if len(request.body) > loaded.settings.max_body_bytes:
         raise CannotStart(f"-d: the body is over the limit of {loaded.settings.max_body_bytes} bytes (MAX_BODY_BYTES)")
     begun = startup.begin(loaded, "warning", listen=False)
@@ -52,24 +50,11 @@ def _describe(outcome: Outcome) -> None:
 
 
 async def _run(loaded: Loaded, begun: startup.Begun, code: Code, request: Request) -> Outcome:
-    settings = loaded.settings
-    async with connect(begun.launcher) as launcher, trio.open_nursery() as nursery:
-        if launcher.floor:
-            raise CannotStart(f"no run can start on this host: {launcher.floor}")
+    async with open_launcher(begun) as launcher:
+        refuse_floor(launcher)
         if code.language not in launcher.languages:
             raise CannotStart(f"can't run {code.name}: {launcher.lacking[code.language]}")
-        nursery.start_soon(_listen, launcher, name="launcher")
-        runner = Runner(launcher, options.pool_options(settings), options.bounds(settings))
-        limits = options.call_options(settings, instance="").limits_of(code)
-        with runner.admit(code.project_uuid) as ticket:
-            outcome = await ticket.run(job_of(new_id(), code, request, limits), _show)
-        nursery.cancel_scope.cancel()
-    return outcome
-
-
-async def _listen(launcher: Launcher) -> None:
-    with suppress(LauncherGone):  # the run's outcome says so
-        await launcher.listen()
+        return await run_once(launcher, loaded.settings, code, request, _show)
 
 
 async def _show(entry: LogEntry) -> None:
@@ -77,7 +62,8 @@ async def _show(entry: LogEntry) -> None:
     sys.stderr.flush()
 
 
-def _code(path: Path) -> Code:
+def code_of(path: Path) -> Code:
+    """A local file as a code that nobody has stored. Raises `CannotStart`."""
     try:
         source = path.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:

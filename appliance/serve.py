@@ -81,6 +81,7 @@ async def _run_jobs(loaded: Loaded, begun: startup.Begun, opened: Opened, fate: 
     token = admintoken.ensure(settings.state_dir, settings.admin_token)
     async with trio.open_nursery() as jobs:
         services, runner = assemble(settings, opened, Jobs(jobs, fate), instance, token)
+        jobs.start_soon(services.builds.warm, name="toolchain cache")
         app = make_app(services, options.api_options(settings, runner))
         try:
             async with trio.open_nursery() as intake:

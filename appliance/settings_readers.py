@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from appliance import openings
+
 
 @dataclass(frozen=True)
 class Kind:
@@ -134,6 +136,13 @@ def _read_networks(text: str) -> tuple[str, ...]:
     return tuple(str(ipaddress.ip_network(item, strict=False)) for item in _items(text))
 
 
+def _read_openings(text: str) -> tuple[str, ...]:
+    items = _items(text)
+    for item in items:
+        openings.parse(item)
+    return items
+
+
 def _lower_items(text: str) -> tuple[str, ...]:
     return tuple(item.lower() for item in _items(text))
 
@@ -163,6 +172,7 @@ TERMS = Kind("a comma-separated list", _items, _show_list)
 HEADER_NAMES = Kind("a comma-separated list of header names", _lower_items, _show_list)
 ORIGINS = Kind("a comma-separated list of origins like https://example.org, or *", _read_origins, _show_list)
 NETWORKS = Kind("a comma-separated list of addresses and ranges like 10.0.0.0/8", _read_networks, _show_list)
+OPENINGS = Kind(f"{openings.TAKES}; no loopback, link-local or multicast address", _read_openings, _show_list)
 PATH = Kind("a path", _read_path)
 
 

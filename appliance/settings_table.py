@@ -13,6 +13,7 @@ from appliance.settings_readers import (
     HOST,
     LEVEL,
     NETWORKS,
+    OPENINGS,
     ORIGINS,
     PATH,
     PERCENT,
@@ -41,9 +42,6 @@ RABBITMQ = "RabbitMQ isn't"
 S3 = "S3 isn't"
 OIDC = "OpenID Connect isn't"
 SENTRY = "Sentry isn't"
-FILTER = "the network filter isn't"
-JAVASCRIPT = "JavaScript isn't"
-GO = "Go isn't"
 
 
 @dataclass(frozen=True)
@@ -250,7 +248,8 @@ class Settings:
         Var("runs", choice("internet", "none"), "What a run can reach, where its code doesn't say."),
     ] = "internet"
     network_allow: Annotated[
-        tuple[str, ...], Var("runs", TERMS, "Hosts or ranges that are opened beside public addresses.", part=FILTER)
+        tuple[str, ...],
+        Var("runs", OPENINGS, "Hosts or ranges that are opened beside public addresses: `10.1.0.0/16,db.example.org:5432`."),
     ] = ()
     max_memory: Annotated[int, Var("runs", at_least(SIZE, 32 * MIB), "The most memory that a code may ask for.")] = GIB
     max_cpu: Annotated[int, Var("runs", PERCENT, "The most CPU that a code may ask for.")] = 200
@@ -263,11 +262,11 @@ class Settings:
         1_900_000_000
     )
 
-    node: Annotated[Path | None, Var("languages", PATH, "The `node` to use.", part=JAVASCRIPT, default_text="from PATH")] = None
-    go: Annotated[Path | None, Var("languages", PATH, "The `go` to use.", part=GO, default_text="from PATH")] = None
-    go_cache_bytes: Annotated[int, Var("languages", SIZE, "What compiled sources may take on disk.", part=GO)] = 2 * GIB
-    build_timeout: Annotated[float, Var("languages", DURATION, "The longest compilation.", part=GO)] = 60.0
-    build_memory: Annotated[int, Var("languages", SIZE, "Memory of a compilation.", part=GO)] = GIB
+    node: Annotated[Path | None, Var("languages", PATH, "The `node` to use.", default_text="from PATH")] = None
+    go: Annotated[Path | None, Var("languages", PATH, "The `go` to use.", default_text="from PATH")] = None
+    go_cache_bytes: Annotated[int, Var("languages", SIZE, "What compiled sources may take on disk.")] = 2 * GIB
+    build_timeout: Annotated[float, Var("languages", DURATION, "The longest compilation.")] = 60.0
+    build_memory: Annotated[int, Var("languages", SIZE, "Memory of a compilation.")] = GIB
 
     rabbitmq_url: Annotated[
         str, Var("events", TEXT, "RabbitMQ's address.", secret=True, part=RABBITMQ, default_text="none: no events are read")

@@ -10,8 +10,9 @@ from typing import Any
 import structlog
 from hypercorn.config import Config
 
-import appliance
-from appliance import __version__, admintoken, logsetup, privileges, sdnotify
+from appliance import __version__, admintoken, logsetup, privileges, program, sdnotify
+from appliance.builds import existing_toolchain_cache, make_folders
+from appliance.degrees import remedies
 from appliance.errors import CannotStart
 from appliance.options import launcher_arguments
 from appliance.runner.launcher import Launcher, reach_launcher, start_launcher
@@ -60,24 +61,17 @@ def begin(loaded: Loaded, log_level: str, *, listen: bool, launcher_path: Path |
         log.warning("setting ignored", reason=warning)
     _raise_descriptor_limit()
     listener = (_inherited(loaded) or _listen(settings.host, settings.port)) if listen else None
-    launcher = reach_launcher(launcher_path) if launcher_path else _own_launcher(loaded, log_level, style)
     if listen:
         privileges.make_state_dir(settings.state_dir)
-    privileges.become_unprivileged(settings.state_dir, _program_folders())
+    cache = make_folders(settings.state_dir) if listen else existing_toolchain_cache(settings.state_dir)
+    launcher = reach_launcher(launcher_path) if launcher_path else _own_launcher(loaded, cache, log_level, style)
+    privileges.become_unprivileged(settings.state_dir, program.folders())
     return Begun(launcher, launcher_path, listener)
 
 
-def _own_launcher(loaded: Loaded, log_level: str, style: logsetup.Style) -> socket.socket:
-    # -P: a folder `appliance` in the working directory must not be what runs as root.
-    command = [
-        sys.executable,
-        "-P",
-        "-m",
-        "appliance",
-        "launch",
-        *launcher_arguments(loaded.settings, loaded.host.path, log_level, style.value),
-    ]
-    return start_launcher(command)
+def _own_launcher(loaded: Loaded, cache: Path | None, log_level: str, style: logsetup.Style) -> socket.socket:
+    arguments = launcher_arguments(loaded.settings, loaded.host.path, str(cache or ""), log_level, style.value)
+    return start_launcher(program.command("launch", *arguments))
 
 
 def _raise_descriptor_limit() -> None:
@@ -88,10 +82,6 @@ def _raise_descriptor_limit() -> None:
     """
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-
-
-def _program_folders() -> list[Path]:
-    return [Path(appliance.__file__).parent.parent, Path(sys.prefix), Path(sys.base_prefix)]
 
 
 def _inherited(loaded: Loaded) -> socket.socket | None:
@@ -132,14 +122,14 @@ def _listen(host: str, port: int) -> socket.socket:
 
 def check_isolation(settings: Settings, launcher: Launcher) -> None:
     """Says how strong the cage is, and raises `CannotStart` where the operator asks for more."""
-    missing = ", ".join(launcher.isolation.missing)
-    if settings.require_isolation == "full" and launcher.isolation.missing:
-        raise CannotStart(f"REQUIRE_ISOLATION is full, and this host or version lacks: {missing}")
+    isolation = launcher.isolation
+    if settings.require_isolation == "full" and isolation.missing:
+        raise CannotStart(f"REQUIRE_ISOLATION is full, and this host lacks {'; '.join(remedies(isolation))}")
     if launcher.floor:
         log.error("no run can start on this host", reason=launcher.floor)
-    absent = ", ".join(launcher.isolation.absent)
+    missing, absent = ", ".join(isolation.missing), ", ".join(isolation.absent)
     say = log.warning if missing else log.info
-    say("isolation", degree=launcher.isolation.level, missing=missing, absent=absent)
+    say("isolation", degree=isolation.level, missing=missing, absent=absent, reasons=isolation.reasons or None)
 
 
 def announce(loaded: Loaded, url: str, token: str) -> None:

@@ -2,9 +2,12 @@
 its zygotes import in the sandbox. engines/README.md tells it as a whole.
 """
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
+
+TOOLCHAIN_CACHE = "/opt/cache"  # where a build finds, read-only, what `warming` has made
 
 Confine = Callable[[Mapping[str, Any]], None]
 
@@ -25,8 +28,9 @@ class Place(NamedTuple):
     """What a worker has: the descriptors of the job and of the answers, the size class that it was parked for, and two functions.
 
     `confine` is to be called with the job's limits (keys of the contract's `extra.limits`) before anything of the author's is
-    executed; in a scope it does nothing. `program` waits for the descriptor that comes with the claim, for a language that is
-    compiled, and returns it (close-on-exec); it raises EOFError when the sandbox is retired.
+    executed; it limits the process that calls it, and does nothing in a scope (`in_scope`), which is limited from outside.
+    `program` waits for the descriptor that comes with the claim, for a language that is compiled, and returns it
+    (close-on-exec); it raises EOFError when the sandbox is retired.
     """
 
     job: int
@@ -34,6 +38,7 @@ class Place(NamedTuple):
     room: int
     confine: Confine
     program: Callable[[], int]
+    in_scope: bool = False
 
 
 class Stage(NamedTuple):
@@ -58,7 +63,9 @@ class LanguageSpec:
     """`program` is what it needs of the host, by name: it is looked for on PATH, and the setting of that name says another.
 
     `install` says what to install when there is none. `least_memory_bytes` and `least_tasks` are what a run can't do without.
-    `room` is the size class of a sandbox for so much memory. `build` compiles a source; its program then comes with each claim.
+    `out_of_memory` is a regular expression for what its runtime writes to standard error before it aborts for lack of memory.
+    `room` is the size class of a sandbox for so much memory. `build` compiles a source; its program then comes with each
+    claim. `warming` are sources of ours for it: what comes of each is an archive of what the toolchain's cache lacks.
     """
 
     label: str
@@ -68,5 +75,11 @@ class LanguageSpec:
     run: Stage
     program: str | None = None
     install: str = ""
+    out_of_memory: str = ""
     room: Callable[[int], int] = any_room
     build: Stage | None = None
+    warming: tuple[str, ...] = ()
+
+    def died_of_memory(self, last_words: bytes) -> bool:
+        """Whether a run that ended without its engine's word, and wrote this to standard error at last, ran out of memory."""
+        return bool(self.out_of_memory) and re.search(self.out_of_memory.encode(), last_words) is not None

@@ -1,6 +1,6 @@
 #!/bin/sh
 # Builds the checkout's environment in .venv: `bootstrap.sh program` with what the server needs, `bootstrap.sh dev` with the tests'
-# tools too. Does nothing when it is there already. Needs python3 (3.11 or 3.12); what else it takes on a bare Debian it gets itself.
+# tools too; `bootstrap.sh build` another one, in build/environment, from which the binary is made. Does nothing when it is there already. Needs python3 (3.11 or 3.12); what else it takes on a bare Debian it gets itself.
 #
 # Theory of operation. Debian's python3 has `venv` but not `ensurepip`, and then `python3 -m venv` fails and leaves half a folder
 # that looks like an environment. So ensurepip is tested first, and a stamp, not the folder, says that an environment is complete:
@@ -13,10 +13,11 @@
 # pip's own settings (PIP_*, pip.conf) say where packages come from; the lock says which, by hash.
 set -eu
 
-want=${1:?program or dev}
+want=${1:?program, dev or build}
 cd "$(dirname "$0")/.."
 root=$(pwd -P)
 venv=$root/.venv
+if [ "$want" = build ]; then venv=$root/build/environment; fi
 pip=
 
 die() {
@@ -88,7 +89,7 @@ install_lock() {
     if [ -z "$pip" ]; then
         if [ -x "$venv/bin/pip" ]; then pip=$venv/bin/pip; else pip_from_debian_wheel || die "can't get pip: install python3-venv"; fi
     fi
-    echo "bootstrap: installing $1 into .venv" >&2
+    echo "bootstrap: installing $1 into ${venv#"$root/"}" >&2
     "$venv/bin/python" "$pip" install --quiet --require-hashes --no-deps --only-binary :all: --requirement "$1" ||
         die "pip couldn't install $1 (the lines above say why); nothing else was changed"
 }
@@ -113,6 +114,10 @@ mkdir -p .cache && exec 9>.cache/bootstrap.lock && if command -v flock >/dev/nul
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 trap 'exit 130' INT TERM
+if [ "$want" = build ]; then
+    is_complete build requirements-build.lock || { mkdir -p build && make_venv && ensure build requirements-build.lock; }
+    exit
+fi
 if ! is_complete program requirements.lock; then
     make_venv
     link_checkout

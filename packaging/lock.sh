@@ -11,7 +11,8 @@ compile() {
 }
 compile "$@" pyproject.toml --output-file requirements.lock
 compile "$@" pyproject.toml --group dev --constraint requirements.lock --output-file requirements-dev.lock
-if grep -n '://' requirements.lock requirements-dev.lock; then
+compile "$@" pyproject.toml --group build --constraint requirements.lock --output-file requirements-build.lock
+if grep -n '://' requirements*.lock; then
     echo "lock: the lines above name an address; a lock must not" >&2
     exit 1
 fi

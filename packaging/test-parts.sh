@@ -5,9 +5,9 @@
 set -eu
 
 # Each: the program that shows the package is there, and the package. curl is for the README's own commands; systemd, its bus and
-# ip are what tests/systemd boot over a copy of the machine.
+# ip are what tests/systemd boot over a copy of the machine; nft is the host's filter for runs, and conntrack shows what they left.
 case ${1:?suite, fresh or vm} in
-suite) parts="curl:curl systemctl:systemd dbus-daemon:dbus ip:iproute2" ;;
+suite) parts="curl:curl systemctl:systemd dbus-daemon:dbus ip:iproute2 nft:nftables conntrack:conntrack" ;;
 vm) parts="qemu-system-x86_64:qemu-system-x86 debootstrap:debootstrap mkfs.ext4:e2fsprogs" ;;
 fresh) parts="debootstrap:debootstrap unshare:util-linux" ;;
 *) echo "test-parts: $1: suite, fresh or vm" >&2; exit 2 ;;

@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """What a newcomer does in this checkout, checked: `make run`, an action created and called, its run and logs read, the server
-stopped; then `make test`. Needs what they have: python3 and make. Arguments: --no-test leaves out the last; the rest are make's.
+stopped; as root `make binary`; then `make test`. Needs what they have: python3 and make. Arguments: --no-test leaves out the
+last; the rest are make's.
 """
 
 import json
@@ -100,6 +101,8 @@ def main(arguments: list[str]) -> int:
     finally:
         if server.poll() is None:
             server.terminate()
+    if os.geteuid() == 0:  # an ordinary user can't install what it needs
+        subprocess.run(["make", "--no-print-directory", "binary"], cwd=ROOT, check=True)
     if "--no-test" in arguments:
         return 0
     return subprocess.run(["make", "--no-print-directory", "test", *arguments], cwd=ROOT, check=False).returncode

@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import quote, urlencode
 
+from appliance.runner.sandbox import syscalls
+
 ROOT = Path(__file__).resolve().parent.parent
 ADMIN = "an-admin-token"
 PATIENCE = float(os.environ.get("CODEACTIONS_TEST_PATIENCE", "1"))  # how much slower than usual this machine is: an emulated one
@@ -25,6 +27,13 @@ _POLL_SECONDS = 0.01
 _MOST_AT_ONCE = 64
 
 T = TypeVar("T")
+
+
+def leave_the_network() -> None:
+    """For good, into an empty one with a loopback: an appliance of root's makes devices and rules where it starts."""
+    if os.geteuid() == 0:
+        syscalls.unshare(syscalls.CLONE_NEWNET)
+        subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
 
 
 def eventually(value: Callable[[], T], seconds: float = HANG_GUARD / PATIENCE) -> T:
@@ -126,12 +135,19 @@ class Appliance:
 
     @property
     def zygote(self) -> int:
-        return next(pid for pid in children(self.launcher) if b"zygote" in cmdline(pid))
+        """Python's."""
+        return self.zygote_of("python")
 
     @property
     def sandboxes(self) -> list[int]:
-        """The processes of sandboxes, parked ones included."""
+        """The processes of Python's sandboxes, parked ones included."""
         return descendants(self.zygote)
+
+    def zygote_of(self, language: str) -> int:
+        return next(pid for pid in children(self.launcher) if f"engines.{language}.preload".encode() in cmdline(pid))
+
+    def sandboxes_of(self, language: str) -> list[int]:
+        return descendants(self.zygote_of(language))
 
     def stop(self, number: int = signal.SIGTERM) -> int:
         self.process.send_signal(number)
@@ -189,11 +205,28 @@ def status_of(pid: int) -> dict[str, str]:
     return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
 
 
+NO_GO = "/nowhere/bin/go"
+
+
 def environment_of(settings: Mapping[str, object]) -> dict[str, str]:
-    return {"PATH": os.environ["PATH"]} | {f"FLOWS_CODE_ACTIONS_{name.upper()}": str(value) for name, value in settings.items()}
+    """Without Go unless a test names one: a new state directory would have its whole library compiled."""
+    named = {"go": NO_GO} | dict(settings)
+    return {"PATH": os.environ["PATH"]} | {f"FLOWS_CODE_ACTIONS_{name.upper()}": str(value) for name, value in named.items()}
 
 
-SERVE = (sys.executable, "-P", "-m", "appliance", "serve")
+# What is tested: this checkout, or the program that `make test-binary` names, the binary's.
+PROGRAM: tuple[str, ...] = tuple(filter(None, [os.environ.get("CODEACTIONS_PROGRAM")])) or (
+    sys.executable,
+    "-P",
+    "-m",
+    "appliance",
+)
+SERVE = (*PROGRAM, "serve")
+TREE = Path(PROGRAM[0]).parent if len(PROGRAM) == 1 else None
+SOURCES = TREE / "_internal" if TREE else ROOT  # the folder of its packages
+# The interpreter that sandboxes have, as it can be started outside of one, and its prefix.
+INTERPRETER = TREE / "_internal/python/bin/python3" if TREE else Path(getattr(sys, "_base_executable", sys.executable))
+INTERPRETER_HOME = TREE / "_internal/python" if TREE else Path(os.path.realpath(sys.base_prefix))
 
 
 def usable_settings(state_dir: Path, settings: Mapping[str, object]) -> dict[str, object]:

@@ -9,13 +9,14 @@ from pathlib import Path
 import pytest
 
 from appliance import __version__, admintoken
+from tests.appliance import PROGRAM
 
 HANG_GUARD = 60  # seconds; a verb takes less than one
 PREFIX = "FLOWS_CODE_ACTIONS_"
 
 
 def codeactions(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "appliance", *arguments]
+    command = [*PROGRAM, *arguments]
     variables = {PREFIX + name: value for name, value in environ.items()}
     return subprocess.run(command, env=variables, capture_output=True, text=True, timeout=HANG_GUARD, check=False)
 
@@ -33,7 +34,7 @@ def test_the_version_needs_no_library() -> None:
 
 def test_help_lists_the_verbs_of_people_only() -> None:
     text = codeactions("--help").stdout
-    assert all(f"    {verb} " in text for verb in ("serve", "run", "settings", "token", "version"))
+    assert all(f"    {verb} " in text for verb in ("serve", "run", "doctor", "settings", "token", "version"))
     assert "launch" not in text
 
 
@@ -98,7 +99,7 @@ def test_the_token_is_printed_to_a_terminal(tmp_path: Path) -> None:
     token = admintoken.ensure(tmp_path, "")
     ours, terminal = pty.openpty()
     try:
-        command = [sys.executable, "-m", "appliance", "token"]
+        command = [*PROGRAM, "token"]
         subprocess.run(command, env={PREFIX + "STATE_DIR": str(tmp_path)}, stdout=terminal, timeout=HANG_GUARD, check=True)
         assert os.read(ours, 4096).decode().strip() == token
     finally:

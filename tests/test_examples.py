@@ -3,20 +3,23 @@
 import hashlib
 import hmac
 import json
+import shutil
 import subprocess
-import sys
 import zlib
 from pathlib import Path
 
 import pytest
 
+from tests.appliance import PROGRAM
+
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES = ROOT / "examples"
 HANG_GUARD = 60.0  # seconds; each takes about one
+needs_node = pytest.mark.skipif(shutil.which("node") is None, reason="there is no node on PATH: JavaScript is not tried")
 
 
 def run(name: str, *arguments: str) -> subprocess.CompletedProcess[bytes]:
-    command = [sys.executable, "-m", "appliance", "run", str(EXAMPLES / name), *arguments]
+    command = [*PROGRAM, "run", str(EXAMPLES / name), *arguments]
     return subprocess.run(command, cwd=ROOT, capture_output=True, timeout=HANG_GUARD, check=False)
 
 
@@ -38,6 +41,25 @@ def signature(body: str) -> str:
 def test_hello_greets_in_the_language_asked_for() -> None:
     arguments = ("-p", "name=Ada", "-H", "Accept-Language: pt", "-d", "text")
     assert json_of("hello.py", *arguments) == {"message": "Olá, Ada!", "received": "text"}
+
+
+@needs_node
+def test_hello_in_javascript_greets_in_the_language_asked_for() -> None:
+    arguments = ("-p", "name=Ada", "-H", "Accept-Language: pt", "-d", "text")
+    assert json_of("hello.js", *arguments) == {"message": "Olá, Ada!", "received": "text"}
+
+
+@needs_node
+def test_a_web_hook_in_javascript_is_accepted_only_with_its_signature() -> None:
+    body = '{"action":"opened"}'
+    assert json_of("webhook.mjs", "-H", signature(body), "-d", body) == {"accepted": True}
+    assert json_of("webhook.mjs", "-H", signature("another body"), "-d", body) == {"error": "bad signature"}
+
+
+@needs_node
+def test_a_service_that_cant_be_reached_from_javascript_is_a_clear_error() -> None:
+    assert json_of("call_api.js", "-p", "url=http://127.0.0.1:9999/") == {"error": "the service can't be reached: ECONNREFUSED"}
+    assert json_of("call_api.js", "-p", "url=file:///etc/passwd") == {"error": "url must begin with https:// or http://"}
 
 
 def test_hello_logs_three_lines() -> None:

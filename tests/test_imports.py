@@ -9,24 +9,28 @@ import pytest
 ROOT = Path(__file__).parent.parent
 SOURCES = [path for package in ("appliance", "ui", "engines") for path in sorted((ROOT / package).rglob("*.py"))]
 
-VALUES = {"entities", "errors"}
+VALUES = {"entities", "errors", "openings"}
 INTERFACES = {"storage.interface", "coordination.interface", "runner"}
-RULES = {"codes", "calls", "access", "health", "metrics", "fields", "receipts", "runlog", "ends", "spool", "disk"}
+RULES = {"builds", "codes", "calls", "access", "health", "metrics", "fields", "receipts", "runlog", "ends", "spool", "disk"}
 SERVICES = {"api", "ui", "events", "cleaning", "instances"}
 # Each part of appliance/ (its longest matching name) and what it may import beside itself.
 MAY_IMPORT: dict[str, set[str]] = {
     "entities": set(),
     "errors": set(),
+    "openings": set(),
     "settings": VALUES | {"settings_table"},
     "settings_table": {"settings_readers"},
-    "settings_readers": set(),
+    "settings_readers": {"openings"},
     "settings_report": {"settings", "settings_table"},
     "logsetup": set(),
     "sdnotify": set(),
+    "program": {"errors"},
     "admintoken": {"errors"},
     "privileges": {"errors", "runner"},
     "supervisor": set(),
-    "runner": VALUES,
+    "runner": VALUES | {"program"},
+    "degrees": {"runner"},
+    "dns": {"runner"},
     "storage.interface": VALUES,
     "coordination.interface": VALUES,
     "storage": VALUES | {"storage.interface"},
@@ -35,7 +39,19 @@ MAY_IMPORT: dict[str, set[str]] = {
     "__main__": {"cli"},
 }
 # They put everything together: the verbs that need all of it, and what `serve` is made of. The settings stop here.
-COMPOSITION = {"cli", "serve", "runfile", "startup", "assembly", "options", "launcherfile", "installer"}
+COMPOSITION = {
+    "cli",
+    "serve",
+    "runfile",
+    "doctor",
+    "localrunner",
+    "selftest",
+    "startup",
+    "assembly",
+    "options",
+    "launcherfile",
+    "installer",
+}
 # The modules that hold the bridge between Trio and asyncio, or that wrap one asyncio library.
 BRIDGES: set[str] = set()
 ASYNCIO_LIBRARIES = {"asyncio", "trio_asyncio", "asyncpg", "redis", "aio_pika", "aiormq", "aioboto3", "aiobotocore", "pymongo"}

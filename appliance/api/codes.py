@@ -11,6 +11,7 @@ from msgspec import Meta
 
 from appliance.api.incoming import read_source
 from appliance.api.routes import Body, Context, Reply, Route, json
+from appliance.api.services import Services
 from appliance.api.wire import CodeOut, Message, code_out
 from appliance.codes import Change, Name, NewCode
 from appliance.entities import Code, CodeType
@@ -31,7 +32,7 @@ async def create(context: Context[NewCode]) -> Reply:
     code = context.options.rules.created(context.query, await read_source(context.request))
     await services.storage.codes.create(code)
     services.metrics.code_created(code)
-    return json(code_out(code), 201)
+    return json(_begun(services, code), 201)
 
 
 async def of_project(context: Context[OfProject]) -> Reply:
@@ -40,13 +41,13 @@ async def of_project(context: Context[OfProject]) -> Reply:
         raise Invalid("code_type", "takes endpoint or flow")
     await context.services.access.read(context.principal, query.project_uuid)
     codes = await context.services.storage.codes.of_project(query.project_uuid, _TYPES[query.code_type])
-    return json([code_out(code) for code in codes])
+    return json([_shown(context.services, code) for code in codes])
 
 
 async def get(context: Context[None]) -> Reply:
     code = await _code(context)
     await context.services.access.read(context.principal, code.project_uuid)
-    return json(code_out(code))
+    return json(_shown(context.services, code))
 
 
 async def change(context: Context[Change]) -> Reply:
@@ -56,7 +57,7 @@ async def change(context: Context[Change]) -> Reply:
     changed = context.options.rules.changed(code, context.query, await read_source(context.request))
     await services.storage.codes.update(changed)
     services.metrics.code_updated(changed)
-    return json(code_out(changed))
+    return json(_begun(services, changed))
 
 
 async def delete(context: Context[None]) -> Reply:
@@ -71,6 +72,16 @@ async def delete(context: Context[None]) -> Reply:
 
 async def _code(context: Context[Change] | Context[None]) -> Code:
     return await context.services.storage.codes.get(entity_id("id", context.id))
+
+
+def _begun(services: Services, code: Code) -> CodeOut:
+    """After a save: it is compiled in the background, so that the first call needn't wait."""
+    services.builds.begin(code.language, code.source)
+    return _shown(services, code)
+
+
+def _shown(services: Services, code: Code) -> CodeOut:
+    return code_out(code, services.builds.state(code.language, code.source))
 
 
 def _routes(prefix: str) -> tuple[Route, ...]:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import msgspec
 
 from appliance.access import Access
+from appliance.builds import Builds
 from appliance.calls import Calls
 from appliance.codes import Rules
 from appliance.health import Health
@@ -18,6 +19,7 @@ class Services:
 
     storage: Storage
     calls: Calls
+    builds: Builds
     access: Access
     health: Health
     metrics: Metrics

@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 from msgspec import UNSET, UnsetType
 
+from appliance.builds import BuildState
 from appliance.entities import Code, CodeLimits, CodeLog, CodeRun, CodeType, Language, LogType, RunStatus
 
 encode = msgspec.json.Encoder().encode
@@ -28,6 +29,7 @@ class CodeOut(msgspec.Struct, frozen=True, kw_only=True):
     project_uuid: str
     timeout: int
     limits: CodeLimits
+    build: BuildState | UnsetType = UNSET
     created_at: datetime
     updated_at: datetime
 
@@ -69,7 +71,8 @@ class RunResult(msgspec.Struct, frozen=True, kw_only=True):
     result: RunOut
 
 
-def code_out(code: Code) -> CodeOut:
+def code_out(code: Code, build: BuildState | None) -> CodeOut:
+    """`build` is None for a language that isn't compiled."""
     return CodeOut(
         id=code.id,
         mongo_object_id=code.mongo_object_id or UNSET,
@@ -81,6 +84,7 @@ def code_out(code: Code) -> CodeOut:
         project_uuid=code.project_uuid,
         timeout=code.timeout,
         limits=code.limits,
+        build=build or UNSET,
         created_at=code.created_at.astimezone(UTC),
         updated_at=code.updated_at.astimezone(UTC),
     )

@@ -16,8 +16,10 @@ import socket
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from enum import Enum
+from typing import NamedTuple
 
 import msgspec
+import structlog
 import trio
 
 from appliance.entities import LogType, now
@@ -26,13 +28,18 @@ from appliance.runner.launcher import ClaimedSandbox, ClaimRefused, Launcher, La
 from appliance.runner.outcome import Job, LogEntry, Outcome, OutcomeKind, Result, Usage
 from appliance.runner.output import LogBudget, OutputLines, cut
 from engines.python import checks
+from engines.table import spec_of
+
+log = structlog.get_logger()
 
 OnLog = Callable[[LogEntry], Awaitable[None]]
 """Takes one entry; may wait, which holds the action back. Cancelled while it waits, it has taken the entry."""
 
 TIMEOUT_MESSAGE = "timeout: request context timeout limit exceeded"
 _READ_BYTES = 64 << 10
-_CLAIM_SECONDS = 30  # making a sandbox takes milliseconds; a launcher that is stuck must not hold a caller for ever
+_LAST_WORDS_BYTES = 16 << 10  # of standard error: a runtime that aborts says why, and then where it was
+_CLAIM_SECONDS = 10  # making a sandbox takes milliseconds; a launcher that is stuck must not hold a caller for ever
+_CONFIRM_SECONDS = 5  # a kill takes milliseconds; longer than that nobody waits for a launcher to say that it is done
 _BACKSTOP_SECONDS = 5  # how much later than the server's deadline the guard's own timer ends everything
 _LAST_WORDS_SECONDS = 5  # for what the pipes still hold at the end: a megabyte or three, and a store that may be slow or gone
 _KINDS_OF_ENGINE = {OutcomeKind.ERROR, OutcomeKind.OUT_OF_MEMORY, OutcomeKind.TOO_MANY_PROCESSES, OutcomeKind.OUTPUT_LIMIT}
@@ -69,6 +76,7 @@ class Execution:
         self._result: Result | None = None
         self._failed: wire.Failed | None = None
         self._printed = _Printed(bounds.max_result_bytes)
+        self._last_words = b""
         self._done = False
         self._broke_off = False
 
@@ -95,9 +103,11 @@ class Execution:
             with trio.move_on_after(_LAST_WORDS_SECONDS):
                 await self._on_log(entry)
         wall_ms = (trio.current_time() - started) * 1000
-        return conclude(
-            self._cause, end, self._failed, self._completed_result(), wall_ms, self._bounds, self._job.limits.memory_bytes
-        )
+        return conclude(self._cause, end, self._failed, self._completed_result(), wall_ms, self._bounds, self._memory())
+
+    def _memory(self) -> "Memory":
+        aborted = spec_of(self._job.language).died_of_memory(self._last_words)
+        return Memory(self._job.limits.memory_bytes, aborted)
 
     async def _claim(self) -> ClaimedSandbox:
         limits = self._job.limits
@@ -119,20 +129,27 @@ class Execution:
         return end
 
     async def _watch(self, sandbox: ClaimedSandbox, deadline: float) -> wire.Ended | None:
+        """None too when the launcher doesn't confirm a kill: then it is the guard's own timer that ends the run."""
+        end: wire.Ended | None = None
+        patience = trio.CancelScope()
         async with trio.open_nursery() as watchers:
-            watchers.start_soon(self._kill_at_end, sandbox, name="killer")
+            watchers.start_soon(self._kill_at_end, sandbox, patience, name="killer")
             watchers.start_soon(self._keep_deadline, deadline, name="deadline")
             try:
-                end = await sandbox.ending.wait()
+                with patience:
+                    end = await sandbox.ending.wait()
             except trio.Cancelled:
-                with trio.CancelScope(shield=True):
+                with trio.CancelScope(shield=True, deadline=trio.current_time() + _CONFIRM_SECONDS):
                     await self._launcher.kill(sandbox)
                 raise
             watchers.cancel_scope.cancel()
+        if patience.cancelled_caught:
+            log.error("kill not confirmed", run_id=self._job.run_id, sandbox=sandbox.number, seconds=_CONFIRM_SECONDS)
         return end
 
-    async def _kill_at_end(self, sandbox: ClaimedSandbox) -> None:
+    async def _kill_at_end(self, sandbox: ClaimedSandbox, patience: trio.CancelScope) -> None:
         await self._ending.wait()
+        patience.deadline = trio.current_time() + _CONFIRM_SECONDS  # the request may be what isn't taken
         await self._launcher.kill(sandbox)
 
     async def _keep_deadline(self, deadline: float) -> None:
@@ -193,6 +210,8 @@ class Execution:
                     self._printed.add(data)
                     if self._printed.is_too_much:
                         self.end(Cause.OUTPUT_LIMIT)
+                else:
+                    self._last_words = (self._last_words + data)[-_LAST_WORDS_BYTES:]
                 if self._budget.is_full:
                     self._budget.drop(lines.skip(data))
                     continue
@@ -260,6 +279,13 @@ def _checked_result(head: wire.ResultHead, value: bytes) -> Result:
     )
 
 
+class Memory(NamedTuple):
+    """The run's limit, and whether its runtime said that it aborts for lack of memory: a claim, worth a word and no more."""
+
+    limit_bytes: int
+    said_out: bool = False
+
+
 def conclude(
     cause: Cause | None,
     end: wire.Ended | None,
@@ -267,7 +293,7 @@ def conclude(
     result: Result,
     wall_ms: float,
     bounds: Bounds,
-    memory_bytes: int,
+    memory: Memory,
 ) -> Outcome:
     """The outcome, by what is known best: our own cause, then the engine's word, then the kernel's.
 
@@ -282,8 +308,10 @@ def conclude(
     if failed is not None and failed.kind in _KINDS_OF_ENGINE:
         return Outcome(kind=failed.kind, message=failed.message[:1000], usage=usage)
     if end.wait_status is None or os.WIFSIGNALED(end.wait_status):
-        return _killed(end, usage, memory_bytes)
+        return _killed(end, usage, memory)
     if (code := os.waitstatus_to_exitcode(end.wait_status)) != 0:
+        if memory.said_out:
+            return _out_of_memory(memory, usage)
         return Outcome(kind=OutcomeKind.ERROR, message=f"the action ended with exit status {code}", usage=usage)
     return Outcome(kind=OutcomeKind.COMPLETED, result=result, usage=usage)
 
@@ -300,13 +328,17 @@ def _usage(end: wire.Ended | None, wall_ms: float) -> Usage:
     )
 
 
-def _killed(end: wire.Ended, usage: Usage, memory_bytes: int) -> Outcome:
+def _killed(end: wire.Ended, usage: Usage, memory: Memory) -> Outcome:
     """By the kernel for its memory, or by a signal; `wait_status` None: with its guard, which only SIGKILL does."""
     number = signal.SIGKILL if end.wait_status is None else os.WTERMSIG(end.wait_status)
-    if number == signal.SIGKILL and end.oom_kills:
-        message = f"out of memory: the limit is {memory_bytes >> 20} MiB; raise memory or use less"
-        return Outcome(kind=OutcomeKind.OUT_OF_MEMORY, message=message, usage=usage)
+    if memory.said_out or (number == signal.SIGKILL and end.oom_kills):
+        return _out_of_memory(memory, usage)
     return Outcome(kind=OutcomeKind.KILLED, message=f"the run was killed: {_signal_name(number)}", usage=usage)
+
+
+def _out_of_memory(memory: Memory, usage: Usage) -> Outcome:
+    message = f"out of memory: the limit is {memory.limit_bytes >> 20} MiB; raise memory or use less"
+    return Outcome(kind=OutcomeKind.OUT_OF_MEMORY, message=message, usage=usage)
 
 
 def _signal_name(number: int) -> str:

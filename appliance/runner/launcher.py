@@ -84,7 +84,7 @@ class Launcher:
         self._hello = hello
         self._back = trio.Event()
         level = "reduced" if hello.missing else "full"
-        self.isolation = Isolation(level=level, missing=tuple(hello.missing), absent=tuple(hello.absent))
+        self.isolation = Isolation(level=level, missing=tuple(hello.missing), absent=tuple(hello.absent), reasons=hello.reasons)
         self.floor = hello.floor
         self.languages: Mapping[Language, str] = hello.languages
         self.lacking: Mapping[Language, str] = hello.lacking

@@ -1,5 +1,6 @@
 """How a run ended and what it cost, as values. What user code did is a value; only our own failure is an exception."""
 
+from collections.abc import Mapping
 from datetime import datetime
 from enum import StrEnum
 
@@ -24,11 +25,12 @@ SCOPE = "scope"
 
 class Isolation(msgspec.Struct, frozen=True, kw_only=True):
     """How strong the cage is on this host; `missing` names what it lacks (scope, seccomp, network_filter, own_uid, …), `absent`
-    what could be there but makes no difference to the degree (landlock)."""
+    what could be there but makes no difference to the degree (landlock). `reasons`: why this host lacks it, by name, if known."""
 
     level: str
     missing: tuple[str, ...]
     absent: tuple[str, ...] = ()
+    reasons: Mapping[str, str] = {}
 
 
 class Purpose(StrEnum):

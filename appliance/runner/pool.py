@@ -204,6 +204,10 @@ class Ticket:
         usage = msgspec.structs.replace(outcome.usage, queue_ms=round(self._queue_ms, 3))
         return self._count(msgspec.structs.replace(outcome, usage=usage))
 
+    def end_unstarted(self, outcome: Outcome) -> Outcome:
+        """The end of a run that came to nothing before it was executed: its source doesn't compile."""
+        return self._count(msgspec.structs.replace(outcome, usage=Usage(queue_ms=round(self._queue_ms, 3))))
+
     def _count(self, outcome: Outcome) -> Outcome:
         self._runner._counters.count_end(outcome)
         return outcome

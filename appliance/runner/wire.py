@@ -44,13 +44,14 @@ class Kill(msgspec.Struct, frozen=True, kw_only=True, tag="kill", tag_field="op"
 class Hello(msgspec.Struct, frozen=True, kw_only=True, tag="hello", tag_field="op"):
     """Launcher → server, once, when runs can be started; `floor` names what is below the least that a run needs,
     `absent` what the host lacks without being weaker for it. `languages` are those that can be run, with their versions,
-    `lacking` the others, with the reason."""
+    `lacking` the others, with the reason. `reasons`: why the host lacks what is missing, by name, where there is more to say."""
 
     missing: list[str]
     absent: list[str]
     floor: str
     languages: dict[Language, str]
     lacking: dict[Language, str]
+    reasons: dict[str, str]
 
 
 class Claimed(msgspec.Struct, frozen=True, kw_only=True, tag="claimed", tag_field="op"):

@@ -22,7 +22,7 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
-_SIZES = struct.Struct(">II")
+SIZES = struct.Struct(">II")
 _LEDGER = struct.Struct("=QQ")  # bytes logged, entries dropped
 _LEAST_LOG_BYTES = 32  # what an entry counts at least, as the server counts it
 _LOG_HEADERS = {level: json.dumps({"type": "log", "level": level}).encode() for level in ("debug", "info", "error")}
@@ -35,10 +35,10 @@ class CutError(EOFError):
 
 def read_frame(fd: int) -> tuple[dict[str, Any], bytearray] | None:
     """The next frame's header and blob; None when the other end closed before it began. Raises CutError."""
-    sizes = _read(fd, _SIZES.size)
+    sizes = _read(fd, SIZES.size)
     if not sizes:
         return None
-    header_size, blob_size = _SIZES.unpack(sizes)
+    header_size, blob_size = SIZES.unpack(sizes)
     header = json.loads(_read(fd, header_size))
     return header, _read(fd, blob_size)
 
@@ -78,6 +78,10 @@ class Channel:
         """From now on, for good, this process's forks may use the channel too."""
         os.register_at_fork(before=self._before_fork, after_in_parent=self._after_fork, after_in_child=self._in_child)
 
+    def lock_for_all(self) -> None:
+        """For a channel that another program writes to as well, under the same lock."""
+        self._forked = True
+
     def is_owner(self) -> bool:
         """False in a forked child of the action: how the run ended isn't for it to say."""
         return os.getpid() == self._pid
@@ -105,7 +109,7 @@ class Channel:
                 self._writing = False
 
     def _write_frame(self, header: bytes, blob: bytes, is_log: bool) -> None:
-        head = _SIZES.pack(len(header), len(blob)) + header
+        head = SIZES.pack(len(header), len(blob)) + header
         with self._among_processes(), contextlib.suppress(OSError):
             if is_log and not self._has_room(max(len(blob), _LEAST_LOG_BYTES)):
                 return

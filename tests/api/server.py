@@ -20,6 +20,7 @@ from hypercorn.trio import serve
 from appliance.access import Access
 from appliance.api.app import make_app
 from appliance.api.services import ApiOptions, Services
+from appliance.builds import BuildOptions, Builds
 from appliance.calls import CallOptions, Calls
 from appliance.codes import Rules
 from appliance.coordination import open_coordination
@@ -109,7 +110,9 @@ def _seen(job: Job) -> bytes:
 class ScriptedRunner(Runner):
     """The real queue and the real figures; the place that it gives is one where nothing is executed."""
 
-    isolation = Isolation(level="reduced", missing=("scope",), absent=("landlock",))
+    isolation = Isolation(
+        level="reduced", missing=("scope",), absent=("landlock",), reasons={"scope": "systemd doesn't run this host"}
+    )
     floor = ""
     orphans_swept = MappingProxyType(dict.fromkeys(OrphanKind, 0))
     languages = MappingProxyType({Language.PYTHON: "3.11.7"})
@@ -137,12 +140,16 @@ async def open_api(folder: Path, setup: Setup = Setup()) -> AsyncIterator[Api]:
         trio.open_nursery() as jobs,
     ):
         metrics = Metrics(runner.stats, setup.metrics_codes)
+        builds = Builds(
+            cast(Any, runner), jobs, BuildOptions(folder=folder, timeout_s=60, memory_bytes=1 << 30, cache_bytes=1 << 30)
+        )
         calls = Calls(
             jobs=Jobs(jobs, Fate()),
             limiter=coordination.limiter,
             storage=storage,
             ends=run_ends,
             runner=runner,
+            builds=builds,
             metrics=metrics,
             disk=DiskWatch(folder, setup.min_free_disk),
             options=_call_options(),
@@ -155,7 +162,12 @@ async def open_api(folder: Path, setup: Setup = Setup()) -> AsyncIterator[Api]:
             permissions=storage.permissions,
         )
         services = Services(
-            storage=storage, calls=calls, access=access, health=_health(folder, setup, storage, runner), metrics=metrics
+            storage=storage,
+            calls=calls,
+            builds=builds,
+            access=access,
+            health=_health(folder, setup, storage, runner),
+            metrics=metrics,
         )
         async with trio.open_nursery() as http:
             yield await _clients(http, services, _options(setup), runner)

@@ -42,7 +42,12 @@ async def test_health_says_each_service_and_the_degree_of_isolation(api: Api) ->
     assert set(report["services"]) == SERVICES
     assert all(set(one) == {"status", "message", "latency", "timestamp"} for one in report["services"].values())
     assert report["services"]["redis"]["message"].startswith("not configured")
-    assert report["system"]["isolation"] == {"level": "reduced", "missing": ["scope"], "absent": ["landlock"]}
+    assert report["system"]["isolation"] == {
+        "level": "reduced",
+        "missing": ["scope"],
+        "absent": ["landlock"],
+        "reasons": {"scope": "systemd doesn't run this host"},
+    }
     assert report["system"]["warnings"] == []
 
 

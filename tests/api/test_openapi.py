@@ -56,3 +56,11 @@ async def test_a_parameter_is_documented_by_the_type_that_checks_it(api: Api) ->
     assert parameters["language"]["schema"]["enum"] == ["python", "javascript", "go"]
     assert parameters["project_uuid"]["required"]
     assert not parameters["url"]["required"]
+
+
+@pytest.mark.parametrize(
+    ("path", "method"), [("/action/endpoint/{code_id}", "get"), ("/endpoint/{code_id}", "post"), ("/run/{code_id}", "post")]
+)
+async def test_what_is_said_about_a_run_is_documented(api: Api, path: str, method: str) -> None:
+    responses = (await api.anybody.get("/openapi.json")).json()["paths"][path][method]["responses"]
+    assert all(responses[status]["headers"].keys() == {"X-Run-Id", "Server-Timing"} for status in ("200", "408", "500", "503"))

@@ -14,15 +14,27 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from tests.appliance import ROOT, Appliance, environment_of, eventually, running, usable_settings
+from tests.appliance import ROOT, Appliance, environment_of, eventually, leave_the_network, running, usable_settings
+from tests.bench import golang
+from tests.golang import compiling
 from tests.systemd.box import booted, service, why_no_box
 
-NO_OP = "def Run(engine):\n    pass\n"
-ECHO = "import json\n\ndef Run(engine):\n    engine.result.set(json.loads(engine.body), content_type='json')\n"
-LOGS = "def Run(engine):\n    for n in range(20):\n        engine.log.info(f'line {n}')\n"
+JOBS: dict[str, dict[str, str]] = {
+    "no-op": {"python": "def Run(engine):\n    pass\n", "javascript": "function Run(engine) {}\n"},
+    "JSON echo, 10 kB": {
+        "python": "import json\n\ndef Run(engine):\n    engine.result.set(json.loads(engine.body), content_type='json')\n",
+        "javascript": "function Run(engine) {\n  engine.result.set(JSON.parse(engine.body), { content_type: 'json' });\n}\n",
+    },
+    "20 log lines": {
+        "python": "def Run(engine):\n    for n in range(20):\n        engine.log.info(f'line {n}')\n",
+        "javascript": "function Run(engine) {\n  for (let n = 0; n < 20; n += 1) engine.log.info(`line ${n}`);\n}\n",
+    },
+}
 BODY = b'{"text": "' + b"x" * 10_000 + b'"}'
 WORKERS, CALLS = 4, 1_000_000
 WARM_UP, SEQUENTIAL, PARALLEL, CLIENTS = 20, 300, 1500, 8
+RESTED, PAUSE_SECONDS = 60, 0.25
+LANGUAGES = ("python", "javascript")
 
 
 class Row(NamedTuple):
@@ -32,24 +44,65 @@ class Row(NamedTuple):
 
 
 def main() -> None:
+    leave_the_network()
     rows = [bare()]
     with (
         tempfile.TemporaryDirectory() as folder,
         running(Path(folder), worker_pool_size=WORKERS, code_limiter_max_requests=CALLS) as appliance,
     ):
-        for name, source, body in (("no-op", NO_OP, b""), ("JSON echo, 10 kB", ECHO, BODY), ("20 log lines", LOGS, b"")):
-            rows += both(name, appliance, source, body)
-        parked = memory_of_parked(appliance)
+        languages = [language for language in LANGUAGES if can_run(appliance, language)]
+        for language in languages:
+            for name, sources in JOBS.items():
+                rows += both(f"{language}: {name}", appliance, sources[language], BODY if "echo" in name else b"", language)
+            rows += [paced(appliance, language), first_after_save(appliance, language)]
+        parked = {language: memory_of_parked(appliance, language) for language in languages}
+    rows += in_go()
     if reason := why_no_box():
         print(f"NOT MEASURED in scopes: {reason}")
     else:
         with booted() as box:
             with service(box, "codeactions-bench", worker_pool_size=WORKERS, code_limiter_max_requests=CALLS) as boxed:
-                rows += both("no-op in a scope", boxed, NO_OP, b"")
+                rows += both("no-op in a scope", boxed, JOBS["no-op"]["python"], b"", "python")
             inside_the_runner("in a scope", box.command)
     inside_the_runner("without scope", lambda *command: list(command))
     show(rows)
-    print(f"a parked sandbox (guard and worker), PSS: {parked:.1f} MiB")
+    for language, mib in parked.items():
+        print(f"a parked sandbox of {language} (all its processes), PSS: {mib:.1f} MiB")
+
+
+def can_run(appliance: Appliance, language: str) -> bool:
+    health = appliance.request("GET", "/health").json()["services"][f"engine_{language}"]
+    if health["message"].startswith("not configured"):
+        print(f"NOT MEASURED: {language}: {health['message']}")
+        return False
+    return True
+
+
+def paced(appliance: Appliance, language: str) -> Row:
+    """With a pause before each call, in which the next sandbox is parked: what a caller meets who isn't alone for long."""
+    code_id = appliance.create(JOBS["no-op"][language], language=language)
+    return rested(f"{language}: no-op, with pauses", appliance, lambda: code_id)
+
+
+def first_after_save(appliance: Appliance, language: str) -> Row:
+    return rested(
+        f"{language}: first after a save", appliance, lambda: appliance.create(JOBS["no-op"][language], language=language)
+    )
+
+
+def rested(name: str, appliance: Appliance, code: Callable[[], str]) -> Row:
+    connection = appliance.connect()
+    times = []
+    for _ in range(RESTED):
+        time.sleep(PAUSE_SECONDS)
+        path = f"/action/endpoint/{code()}"
+
+        def call(path: str = path) -> None:
+            connection.request("GET", path)
+            assert connection.getresponse().read() == b""
+
+        times.append(timed(call))
+    return Row(name, times, 1000 / statistics.mean(times))
 
 
 def inside_the_runner(name: str, command_of: Callable[..., list[str]]) -> None:
@@ -63,18 +116,37 @@ def inside_the_runner(name: str, command_of: Callable[..., list[str]]) -> None:
     print(f"claim to result in the runner, {name}: {figures}")
 
 
-def both(name: str, appliance: Appliance, source: str, body: bytes) -> list[Row]:
-    code_id = appliance.create(source)
+def in_go() -> list[Row]:
+    rows = []
+    settings = {"worker_pool_size": WORKERS, "code_limiter_max_requests": CALLS}
+    with tempfile.TemporaryDirectory() as folder, compiling(Path(folder) / "state", **settings) as appliance:
+        for name, source, body in (
+            ("no-op", golang.NO_OP, b""),
+            ("JSON echo, 10 kB", golang.ECHO, BODY),
+            ("20 log lines", golang.LOGS, b""),
+        ):
+            rows += both(f"Go: {name}", appliance, source, body, "go")
+        for name, at_once in (("first call at once after a save", True), ("first call after the background build", False)):
+            times = golang.first_calls(appliance, at_once=at_once)
+            rows.append(Row(f"Go: {name}", times, 1000 / statistics.mean(times)))
+        pids = golang.parked(appliance)
+        print(f"a parked sandbox of Go, PSS: {sum(map(pss_kib, pids)) / len(pids) * 2 / 1024:.1f} MiB")
+    return rows
+
+
+def both(name: str, appliance: Appliance, source: str, body: bytes, language: str) -> list[Row]:
+    code_id = appliance.create(source, language=language)
     return [
         measured(f"{name}, 1 client", appliance, code_id, body, clients=1, calls=SEQUENTIAL),
         measured(f"{name}, {CLIENTS} clients", appliance, code_id, body, clients=CLIENTS, calls=PARALLEL),
     ]
 
 
-def memory_of_parked(appliance: Appliance) -> float:
+def memory_of_parked(appliance: Appliance, language: str) -> float:
     """MiB a sandbox; what it shares with its zygote and the others counts in part, as the kernel's smaps_rollup has it."""
-    pids = eventually(lambda: parked if len(parked := appliance.sandboxes) == 2 * WORKERS else [])
-    return sum(pss_kib(pid) for pid in pids) / len(pids) * 2 / 1024
+    eventually(lambda: len(appliance.sandboxes_of(language)) >= 2 * WORKERS)
+    time.sleep(1)  # until the last of them has loaded its engine, which nothing outside tells
+    return sum(pss_kib(pid) for pid in appliance.sandboxes_of(language)) / WORKERS / 1024
 
 
 def pss_kib(pid: int) -> int:
@@ -128,10 +200,10 @@ def timed(work: Callable[[], object]) -> float:
 
 def show(rows: list[Row]) -> None:
     base = statistics.median(rows[0].times_ms)
-    print(f"{'':28}{'p50 ms':>9}{'p95 ms':>9}{'p99 ms':>9}{'a second':>10}{'p50 / bare':>12}")
+    print(f"{'':38}{'p50 ms':>9}{'p95 ms':>9}{'p99 ms':>9}{'a second':>10}{'p50 / bare':>12}")
     for row in rows:
         p50, p95, p99 = (statistics.quantiles(row.times_ms, n=100)[index] for index in (49, 94, 98))
-        print(f"{row.name:28}{p50:9.2f}{p95:9.2f}{p99:9.2f}{row.a_second:10.0f}{p50 / base:12.2f}")
+        print(f"{row.name:38}{p50:9.2f}{p95:9.2f}{p99:9.2f}{row.a_second:10.0f}{p50 / base:12.2f}")
 
 
 if __name__ == "__main__":

@@ -1,20 +1,25 @@
-"""Runs a job in a forked worker, over real pipes."""
+"""Runs a job in a worker of a language, over real pipes."""
 
 import json
 import os
+import shutil
 import socket
 import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import msgspec
 import pytest
 
 from engines.python.frames import read_frame
+from engines.spec import LanguageSpec
+from engines.table import Language, spec_of
+from tests.appliance import INTERPRETER, SOURCES
 from tests.cases import ROOT, CaseLimits, CaseRequest
 
+DEFAULT_MEMORY_BYTES = 256 * 1024 * 1024
 HANG_GUARD = 30.0  # seconds; the slowest case takes less than 2
 ENVIRONMENT = {"PATH": "/usr/bin:/bin", "HOME": "/tmp", "TMPDIR": "/tmp", "LANG": "C.UTF-8"}  # a sandbox's
 
@@ -26,6 +31,7 @@ class Ran(msgspec.Struct):
     stdout: bytes
     stderr: bytes
     exit_status: int
+    has_died_of_memory: bool = False
 
     @property
     def last(self) -> dict[str, Any]:
@@ -33,8 +39,10 @@ class Ran(msgspec.Struct):
 
     @property
     def outcome(self) -> str:
-        if self.last["type"] == "failed":
+        if self.frames and self.last["type"] == "failed":
             return str(self.last["kind"])
+        if self.exit_status and self.has_died_of_memory:
+            return "out_of_memory"
         return "completed" if self.exit_status == 0 else "error"
 
     @property
@@ -58,8 +66,9 @@ class Ran(msgspec.Struct):
 class Worker:
     """Runs sources in workers forked from one zygote."""
 
-    def __init__(self, zygote: socket.socket) -> None:
+    def __init__(self, zygote: socket.socket, spec: LanguageSpec) -> None:
         self._zygote = zygote
+        self._spec = spec
 
     def run(
         self,
@@ -78,7 +87,7 @@ class Worker:
             "path": request.path,
             "params": request.params,
             "headers": request.headers,
-            "limits": {"memory_bytes": 256 * 1024 * 1024, "tasks": 64} | msgspec.to_builtins(limits),
+            "limits": {"memory_bytes": DEFAULT_MEMORY_BYTES, "tasks": 64} | msgspec.to_builtins(limits),
             "max_log_bytes": max_log_bytes,
             "max_result_bytes": max_result_bytes,
         }
@@ -87,7 +96,9 @@ class Worker:
     def send(self, job: bytes, limits: CaseLimits = CaseLimits()) -> Ran:
         (job_in, job_out), (out_in, out_out), (stdout_in, stdout_out), (stderr_in, stderr_out) = (os.pipe() for _ in range(4))
         given = [job_in, out_out, stdout_out, stderr_out]
-        socket.send_fds(self._zygote, [json.dumps(msgspec.to_builtins(limits) | {"uid": next_uid()}).encode()], given)
+        room = self._spec.room(limits.memory_bytes or DEFAULT_MEMORY_BYTES)
+        request = msgspec.to_builtins(limits) | {"uid": next_uid(), "room": room}
+        socket.send_fds(self._zygote, [json.dumps(request).encode()], given)
         for fd in given:
             os.close(fd)
         frames: list[tuple[dict[str, Any], bytes]] = []
@@ -101,7 +112,9 @@ class Worker:
             assert not reader.is_alive()
         for fd in (out_in, stdout_in, stderr_in):
             os.close(fd)
-        return Ran(frames, bytes(outputs[stdout_in]), bytes(outputs[stderr_in]), os.waitstatus_to_exitcode(status))
+        stderr = bytes(outputs[stderr_in])
+        has_died_of_memory = self._spec.died_of_memory(stderr)
+        return Ran(frames, bytes(outputs[stdout_in]), stderr, os.waitstatus_to_exitcode(status), has_died_of_memory)
 
 
 def frame(header: dict[str, Any], blob: bytes) -> bytes:
@@ -139,11 +152,32 @@ def next_uid() -> int:
 
 @pytest.fixture(scope="session")
 def worker() -> Iterator[Worker]:
+    with workers(Language.PYTHON, "") as worker:
+        yield worker
+
+
+@pytest.fixture(scope="session")
+def javascript() -> Iterator[Worker]:
+    node = shutil.which("node")
+    if node is None:
+        pytest.skip("there is no node on PATH: the JavaScript engine is not tried")
+    with workers(Language.JAVASCRIPT, node) as worker:
+        yield worker
+
+
+@contextmanager
+def workers(language: Language, program: str) -> Iterator[Worker]:
+    spec = spec_of(language)
+    arguments = [spec.run.preload, os.path.realpath(program) if program else ""]
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     ours.settimeout(HANG_GUARD)
-    code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from tests.engines.zygote import main; main()"
-    with subprocess.Popen([sys.executable, "-I", "-c", code], stdin=theirs.fileno(), env=ENVIRONMENT) as process:
+    code = (
+        f"import sys; sys.path[:0] = {[str(SOURCES), str(ROOT)]!r}; from tests.engines.zygote import main; main(*{arguments!r})"
+    )
+    with subprocess.Popen([INTERPRETER, "-I", "-c", code], stdin=theirs.fileno(), env=ENVIRONMENT) as process:
         theirs.close()
-        yield Worker(ours)
-        ours.close()
+        try:
+            yield Worker(ours, spec)
+        finally:
+            ours.close()
         assert process.wait(HANG_GUARD) == 0

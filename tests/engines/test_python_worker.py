@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 
+from tests.appliance import INTERPRETER
 from tests.cases import ROOT, CaseRequest
 from tests.engines.conftest import HANG_GUARD, Worker
 
@@ -123,7 +124,7 @@ def test_what_the_standard_library_imports_an_action_imports(worker: Worker) -> 
         "    try:\n        importlib.import_module(name)\n    except ImportError:\n        missing.append(name)\n"
     )
     bare = subprocess.run(
-        [sys.executable, "-I", "-W", "ignore", "-c", probe + "print(json.dumps(missing))"],
+        [INTERPRETER, "-I", "-W", "ignore", "-c", probe + "print(json.dumps(missing))"],
         capture_output=True,
         timeout=HANG_GUARD,
         check=True,

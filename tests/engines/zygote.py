@@ -5,19 +5,22 @@ wait status in decimal. The real one, with its cage, is the appliance's; the eng
 """
 
 import contextlib
+import importlib
 import json
 import os
 import resource
 import signal
 import socket
 import traceback
+from types import ModuleType
 from typing import Any
 
-import engines.python.preload  # noqa: F401
-from engines.python.worker import run_job
+from engines.spec import Place
 
 
-def main() -> None:
+def main(preload: str, program: str) -> None:
+    stage = importlib.import_module(preload)
+    stage.prepare(program)
     server = socket.socket(fileno=os.dup(0))
     while True:
         message, fds, _flags, _address = socket.recv_fds(server, 4096, 4)
@@ -26,7 +29,7 @@ def main() -> None:
         pid = os.fork()
         if pid == 0:
             server.close()
-            work(json.loads(message), fds)
+            work(stage, json.loads(message), fds)
         for fd in fds:
             os.close(fd)
         status = os.waitpid(pid, 0)[1]
@@ -35,7 +38,7 @@ def main() -> None:
         server.send(str(status).encode())
 
 
-def work(request: dict[str, Any], fds: list[int]) -> None:
+def work(stage: ModuleType, request: dict[str, Any], fds: list[int]) -> None:
     status = 70
     try:
         job_fd, out_fd, stdout, stderr = fds
@@ -46,7 +49,12 @@ def work(request: dict[str, Any], fds: list[int]) -> None:
         os.close(stderr)
         os.chdir("/tmp")
         os.setsid()
-        status = run_job(job_fd, out_fd, confine=lambda _limits: apply(request))
+        if os.getuid() == 0 and "tasks" in request:
+            # root is exempt from the limit; a uid of its own has only its own processes counted
+            os.setresgid(request["uid"], request["uid"], request["uid"])
+            os.setresuid(request["uid"], request["uid"], request["uid"])
+        is_limited = "memory_bytes" in request or "tasks" in request
+        status = stage.work(Place(job_fd, out_fd, request["room"], lambda _limits: apply(request), _no_program, not is_limited))
     except BaseException:  # noqa: BLE001 (the test that waits is to see it)
         os.write(2, traceback.format_exc().encode())
     finally:
@@ -58,10 +66,7 @@ def apply(request: dict[str, Any]) -> None:
         resource.setrlimit(resource.RLIMIT_DATA, (request["memory_bytes"],) * 2)
     if "tasks" in request:
         resource.setrlimit(resource.RLIMIT_NPROC, (request["tasks"],) * 2)
-        if os.getuid() == 0:  # root is exempt from the limit; a uid of its own has only its own processes counted
-            os.setresgid(request["uid"], request["uid"], request["uid"])
-            os.setresuid(request["uid"], request["uid"], request["uid"])
 
 
-if __name__ == "__main__":
-    main()
+def _no_program() -> int:
+    raise AssertionError("it isn't compiled")

@@ -8,12 +8,15 @@ import subprocess
 import sys
 from collections.abc import Callable
 
-from tests.appliance import ROOT
-from tests.prove import calls, scoped
+from appliance.runner.execution import TIMEOUT_MESSAGE
+from tests.appliance import ROOT, leave_the_network
+from tests.prove import calls, neighbours, scoped
 from tests.systemd.box import Box, booted, why_no_box
 
 CALLS, LEFT, FORKS, ENDS, REPEATS = 1000, 3000, 10_000, 500, 20
+BESIDE = 300
 P99_MS = 1000
+MOST_SLOWER = 2.0
 
 
 def thousand_calls() -> bool:
@@ -52,9 +55,17 @@ def forks(box: Box) -> bool:
 def ends(box: Box) -> bool:
     """Runs with ten double-forked children are gone within a second of their time-out, 99 of 100."""
     found = scoped.ends(box, ENDS)
-    print(f"{ENDS} time-outs with ten double-forked children each: {dict(found.statuses)}; processes left: {found.strays}")
+    print(f"{ENDS} time-outs with ten double-forked children each: {dict(found.messages)}; processes left: {found.strays}")
     print(f"from the time-out to nothing left: p99 {found.p99_ms:.0f} ms, at most {max(found.late_ms):.0f} ms")
-    return found.p99_ms < P99_MS and found.statuses == {408: ENDS} and found.strays == 0
+    return found.p99_ms < P99_MS and found.messages == {TIMEOUT_MESSAGE: ENDS} and found.strays == 0
+
+
+def beside(box: Box) -> bool:
+    """A project's calls take at most twice as long beside another's that burns processor, memory and processes."""
+    found = neighbours.neighbours(box, BESIDE)
+    print(f"{BESIDE} calls alone: p95 {found.alone_p95_ms:.1f} ms; beside a project that burns: {found.beside_p95_ms:.1f} ms")
+    print(f"ratio: {found.ratio:.2f}; ends: {dict(found.statuses)}; of the other's calls: {found.burnt}")
+    return found.ratio <= MOST_SLOWER and found.statuses == {200: 2 * BESIDE}
 
 
 def repeats() -> bool:
@@ -82,14 +93,17 @@ STEPS: dict[str, Callable[[], bool]] = {
     "left": lambda: in_a_box(nothing_left),
     "forks": lambda: in_a_box(forks),
     "ends": lambda: in_a_box(ends),
+    "beside": lambda: in_a_box(beside),
     "repeats": repeats,
 }
 
 
 def main(names: list[str]) -> int:
+    leave_the_network()
     if unknown := set(names) - set(STEPS):
         print(f"no such step: {', '.join(sorted(unknown))}; there are {', '.join(STEPS)}")
         return 2
+    leave_the_network()
     failed = [name for name in names or STEPS if not STEPS[name]()]
     print(f"not as it must be: {', '.join(failed)}" if failed else "all is as it must be")
     return 1 if failed else 0

@@ -2,6 +2,7 @@
 
 import os
 import resource
+import shlex
 import signal
 import socket
 import sqlite3
@@ -14,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.appliance import HANG_GUARD, Appliance, at_once, children, cmdline, eventually, running
+from tests.appliance import HANG_GUARD, PROGRAM, SERVE, Appliance, at_once, children, cmdline, eventually, running
 from tests.test_serve import NOBODY, program_of, state_of
 
 CHANNEL = """
@@ -102,7 +103,7 @@ def open_files(pid: int) -> int:
 
 def test_clients_that_take_all_descriptors_cost_calls_and_not_the_server(tmp_path: Path) -> None:
     tmp_path.chmod(0o755)
-    serve = ("sh", "-c", f"ulimit -n 128; exec {sys.executable} -P -m appliance serve")
+    serve = ("sh", "-c", f"ulimit -n 128; exec {shlex.join(SERVE)}")
     with running(tmp_path / "state", command=serve) as appliance, ExitStack() as connections:
         code_id = appliance.create(HEALTHY)
         call = f"GET /action/endpoint/{code_id} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
@@ -113,6 +114,10 @@ def test_clients_that_take_all_descriptors_cost_calls_and_not_the_server(tmp_pat
         assert first.recv(100).startswith(b"HTTP/1.1 503 ")
         connections.close()
         assert appliance.call(code_id).body == b"still here"
+        [line] = [line for line in appliance.lines if line.get("logger") == "trio.serve_listeners"]
+        assert line["event"].startswith("accept returned EMFILE (Too many open files)")
+        assert "exception" not in line
+        assert not [line for line in appliance.lines if "Traceback" in str(line)]
 
 
 def test_a_launcher_without_free_descriptors_refuses_and_recovers(tmp_path: Path) -> None:
@@ -174,7 +179,7 @@ def test_two_runs_in_a_row_do_not_see_each_others_keys(appliance: Appliance) -> 
 def test_the_keys_of_the_session_that_started_the_appliance_are_not_its_to_use(tmp_path: Path) -> None:
     tmp_path.chmod(0o755)
     start = f"{KEYS}\nlibc.syscall(KEYCTL, 1, None)\nassert add(-3, b'theirs') in ('it worked', 'ENOSYS')\n"
-    start += "import sys\nos.execv(sys.executable, [sys.executable, '-P', '-m', 'appliance', 'serve'])"
+    start += f"os.execv({SERVE[0]!r}, {SERVE!r})"
     with running(tmp_path / "state", command=(sys.executable, "-c", start)) as appliance:
         answer = appliance.run(f"{KEYS}\ndef Run(engine):\n    engine.result.set(find(-3, b'theirs'))\n")
         assert answer.body in (b"EPERM", b"ENOSYS")
@@ -238,7 +243,7 @@ def test_a_fork_that_the_kernel_refuses_ends_no_run_that_goes_on(of_an_ordinary_
 def test_the_end_of_its_launcher_interrupts_a_local_run(tmp_path: Path) -> None:
     file = tmp_path / "action.py"
     file.write_text("import time\ndef Run(engine):\n    engine.log.info('up')\n    time.sleep(60)\n")
-    command = [sys.executable, "-P", "-m", "appliance", "run", str(file)]
+    command = [*PROGRAM, "run", str(file)]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         assert next(process.stderr) == "info  up\n"

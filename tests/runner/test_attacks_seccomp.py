@@ -13,7 +13,7 @@ from typing import NamedTuple
 import pytest
 
 from appliance.runner.sandbox.seccomp import MACHINES
-from tests.appliance import Appliance, running
+from tests.appliance import SERVE, Appliance, running
 from tests.runner.test_sandbox import action, look
 from tests.test_serve import NOBODY, program_of, state_of
 
@@ -318,12 +318,13 @@ import sys, os
 from appliance.runner.sandbox import seccomp
 from tests.runner.test_seccomp_kernel import without
 seccomp.Filter(without(sys.argv[1])).put_on()
-os.execv(sys.executable, [sys.executable, "-P", "-m", "appliance", "serve"])
+os.execv(sys.argv[2], sys.argv[2:])
 """
 
 
-def on_a_host_without(name: str) -> list[str]:
-    return [sys.executable, "-c", WITHOUT, name]
+def on_a_host_without(name: str, *verb: str) -> list[str]:
+    command = [*SERVE[:-1], *verb] if verb else SERVE
+    return [sys.executable, "-c", WITHOUT, name, *command]
 
 
 @needs_root

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.appliance import ROOT, Appliance, alive, at_once, eventually, marked, running, status_of
+from tests.appliance import HANG_GUARD, ROOT, Appliance, alive, at_once, eventually, marked, running, status_of
 
 WAITS = "import time\ndef Run(engine):\n    engine.log.info('up')\n    time.sleep(60)\n"
 TIMEOUT = {"message": "timeout: request context timeout limit exceeded"}
@@ -350,3 +350,25 @@ def test_no_end_was_a_defect_of_ours(appliance: Appliance) -> None:
     errors = [line for line in appliance.lines if line.get("level") == "error" or "Traceback" in str(line)]
     assert errors == []
     assert str(ROOT) not in str([line for line in appliance.lines if line.get("event") != "ready"])
+
+
+def test_a_launcher_that_is_stopped_holds_no_caller(tmp_path: Path) -> None:
+    """A kill that it doesn't confirm, and a claim that it doesn't answer, have an end; when it goes on, so does all else."""
+    with running(tmp_path / "state", worker_pool_size=8) as appliance:
+        mark = f"mark-{uuid.uuid4()}"
+        code_id = appliance.create(escaping(mark, "time.sleep(60)"))
+        waiting = appliance.calling(code_id)
+        appliance.until_logged(code_id)
+        [run] = appliance.runs_of(code_id)
+        os.kill(appliance.launcher, signal.SIGSTOP)
+        try:
+            claiming = appliance.calling(appliance.create("print('late')"))
+            assert appliance.manage("POST", f"/coderun/{run['id']}/cancel").status == 202
+            cancelled, refused = waiting.result(HANG_GUARD), claiming.result(HANG_GUARD)
+        finally:
+            os.kill(appliance.launcher, signal.SIGCONT)
+        assert (cancelled.status, cancelled.json()) == (500, {"message": "the run was cancelled"})
+        assert (refused.status, appliance.run_of(refused)["extra"]["outcome"]) == (503, "could_not_start")
+        assert [line["run_id"] for line in appliance.lines if line.get("event") == "kill not confirmed"] == [run["id"]]
+        assert appliance.run("print('next')").body == b"next\n"
+        eventually(lambda: not marked(mark), 1)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from appliance.runner import wire
-from appliance.runner.execution import Bounds, Cause, conclude
+from appliance.runner.execution import Bounds, Cause, Memory, conclude
 from appliance.runner.launch import cgroups
 from appliance.runner.launch.limits import Limits, expected_files, limit_properties, unit_properties
 from appliance.runner.outcome import OutcomeKind, Result
@@ -139,7 +139,7 @@ def ended(wait_status: int | None, oom_kills: int | None) -> wire.Ended:
 )
 def test_a_kill_with_an_oom_kill_is_out_of_memory(wait_status: int | None, oom_kills: int | None, kind: OutcomeKind) -> None:
     end, bounds = ended(wait_status, oom_kills), Bounds(max_log_bytes=1, max_result_bytes=1)
-    outcome = conclude(None, end, None, Result(), 1.0, bounds, 128 * MIB)
+    outcome = conclude(None, end, None, Result(), 1.0, bounds, Memory(128 * MIB))
     assert outcome.kind is kind
     assert outcome.usage.oom_kills == (oom_kills or None)
     if kind is OutcomeKind.OUT_OF_MEMORY:
@@ -148,4 +148,4 @@ def test_a_kill_with_an_oom_kill_is_out_of_memory(wait_status: int | None, oom_k
 
 def test_our_own_cause_comes_first() -> None:
     bounds = Bounds(max_log_bytes=1, max_result_bytes=1)
-    assert conclude(Cause.TIMEOUT, ended(9, 1), None, Result(), 1.0, bounds, MIB).kind is OutcomeKind.TIMEOUT
+    assert conclude(Cause.TIMEOUT, ended(9, 1), None, Result(), 1.0, bounds, Memory(MIB)).kind is OutcomeKind.TIMEOUT

@@ -3,7 +3,6 @@
 import os
 import re
 import subprocess
-import sys
 import textwrap
 from functools import partial
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.appliance import ROOT, Appliance, at_once, eventually, status_of
+from tests.appliance import INTERPRETER, INTERPRETER_HOME, ROOT, Appliance, at_once, eventually, status_of
 
 MIB = 1 << 20
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="without root a sandbox has no uid of its own")
@@ -164,37 +163,6 @@ def test_the_root_has_only_what_programs_need(appliance: Appliance) -> None:
     assert seen["/usr/local"] == seen["/usr/src"] == []
 
 
-ETC = {
-    "alternatives",
-    "ca-certificates",
-    "group",
-    "hosts",
-    "ld.so.cache",
-    "ld.so.conf",
-    "localtime",
-    "mime.types",
-    "nsswitch.conf",
-}
-ETC |= {"passwd", "pki", "protocols", "resolv.conf", "services", "ssl"}
-
-
-def test_nothing_is_there_but_the_list(appliance: Appliance) -> None:
-    """Every name outside /usr, what is linked into it, certificates and /proc."""
-    program = """
-    seen = []
-    for folder, folders, files in os.walk("/", followlinks=False):
-        real = [name for name in folders if not os.path.islink(os.path.join(folder, name))]
-        folders[:] = [name for name in real if os.path.join(folder, name) not in ("/usr", "/proc", "/etc/ssl", "/etc/pki")]
-        seen += [os.path.join(folder, name) for name in [*files, *folders]]
-    """
-    seen = {path for path in look(appliance, program) if not path.startswith(("/opt/python/", "/etc/ca-certificates/"))}
-    assert {path.split("/")[2] for path in seen if path.startswith("/etc/")} <= ETC
-    assert {path.split("/")[2] for path in seen if path.startswith("/engine/")} == {"appliance", "engines"}
-    assert {Path(path).suffix for path in seen if path.startswith("/engine/")} <= {"", ".py", ".pyc"}
-    elsewhere = {path for path in seen if not path.startswith(("/etc/", "/engine/", "/dev/", "/lib", "/bin"))}
-    assert elsewhere <= {"/bin", "/dev", "/engine", "/etc", "/opt", "/opt/python", "/run", "/run/passwd", "/run/group", "/tmp"}
-
-
 def test_no_file_gives_a_privilege(appliance: Appliance) -> None:
     """There are such files in /usr; without nosuid on every mount they would be a way up."""
     program = """
@@ -206,12 +174,6 @@ def test_no_file_gives_a_privilege(appliance: Appliance) -> None:
     modes, *flags = look(appliance, program)
     assert any(modes)
     assert all(flags)
-
-
-def test_a_program_that_is_an_alternative_is_found(appliance: Appliance) -> None:
-    assert (
-        look(appliance, "seen = subprocess.run(['awk', 'BEGIN { print 42 }'], capture_output=True, text=True).stdout") == "42\n"
-    )
 
 
 def test_every_mount_but_its_own_is_read_only(appliance: Appliance) -> None:
@@ -261,10 +223,11 @@ def test_nothing_says_where_the_appliance_lies(appliance: Appliance) -> None:
     """
     answer = appliance.run(action(program))
     source = answer.json()[0]
-    interpreter = os.path.realpath(sys.base_prefix)
+    # What is mounted says from where: the interpreter's prefix, and the interpreter itself where it has the place of the host's.
+    source = re.sub(rf" {re.escape(str(INTERPRETER_HOME))}(/bin/python3)? (/opt/python|/usr/bin/python3[.\d]*) ", " ", source)
     for place in (str(ROOT), str(appliance.state_dir), str(Path.home())):
         # Where a path begins: a host whose root is itself in a folder named root isn't meant.
-        shown = re.findall(rf"(?<![\w.]){re.escape(place)}\b", source.replace(f" {interpreter} /opt/python ", " "))
+        shown = re.findall(rf"(?<![\w.]){re.escape(place)}\b", source)
         assert shown == [], place
 
 
@@ -413,8 +376,7 @@ with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.St
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_every_module_of_the_standard_library_that_imports_outside_imports_inside(appliance: Appliance) -> None:
-    interpreter = getattr(sys, "_base_executable", sys.executable)
-    outside = subprocess.run([interpreter, "-I", "-S", "-c", f"{IMPORT_ALL}\nprint(missing)"], capture_output=True, check=True)
+    outside = subprocess.run([INTERPRETER, "-I", "-S", "-c", f"{IMPORT_ALL}\nprint(missing)"], capture_output=True, check=True)
     inside = appliance.run(f"{IMPORT_ALL}\nprint(missing)")
     assert inside.body == outside.stdout
 
@@ -546,9 +508,12 @@ def test_without_network_nothing_can_be_reached(appliance: Appliance) -> None:
     assert look(appliance, program, network="none") == ["ENETUNREACH", "ENETUNREACH"]
 
 
-def test_the_shared_network_is_said_to_be_missing_a_filter(appliance: Appliance) -> None:
-    assert any(look(appliance, INTERFACES).values())
+def test_a_network_is_the_slots_own_or_said_to_be_missing_a_filter(appliance: Appliance) -> None:
     extra = appliance.run_of(appliance.run("print()"))["extra"]
-    assert extra["isolation"] == "reduced"
-    assert "network_filter" in extra["isolation_missing"]
+    devices = look(appliance, INTERFACES)
+    if "network_filter" in extra["isolation_missing"]:
+        assert extra["isolation"] == "reduced"
+        assert any(devices.values())
+    else:
+        assert devices == {"lo": 0, "eth0": 1}
     assert "seccomp" not in extra["isolation_missing"]

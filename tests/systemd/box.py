@@ -9,7 +9,6 @@ import os
 import shutil
 import socket
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,7 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from appliance.runner.sandbox import syscalls
-from tests.appliance import HANG_GUARD, ROOT, Appliance, cmdline, environment_of, eventually, running, usable_settings
+from tests.appliance import HANG_GUARD, ROOT, SERVE, Appliance, cmdline, environment_of, eventually, running, usable_settings
 
 TOOL = Path(__file__).parent / "systemd-box"
 SLICE = "codeactions.slice/codeactions-runs.slice"
@@ -156,7 +155,7 @@ def service(box: Box, name: str, **settings: str | int) -> Iterator[BoxedApplian
     # Mixed: a stop is for the server to hear, which lets its runs end; the launcher ends with it.
     options = ["--quiet", "--pipe", "--wait", "--collect", f"--unit={unit}", "--property=KillMode=mixed"]
     options += [f"--setenv={name}={value}" for name, value in environment.items()]
-    command = box.command("systemd-run", *options, sys.executable, "-P", "-m", "appliance", "serve")
+    command = box.command("systemd-run", *options, *SERVE)
     make = partial(BoxedAppliance, box=box, unit=unit)
     with running(state_dir, command=command, make=make) as appliance:
         assert isinstance(appliance, BoxedAppliance)

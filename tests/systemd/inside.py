@@ -3,15 +3,22 @@
 import os
 import subprocess
 import sys
+from functools import partial
+from pathlib import Path
 
 import trio
 
-from appliance.runner.launch import bus, cgroups
+from appliance.runner.launch import bus, cgroups, killing
 from appliance.runner.launch.limits import Limits
 from appliance.runner.launch.owners import own_mark
 from appliance.runner.launch.scopes import ScopeFailed, Scopes, open_scopes
+from tests.appliance import eventually
 
 LIMITS = Limits(memory_bytes=64 << 20, cpu_percent=50, tasks=8, memory_reservation=0, cpu_weight=None)
+
+
+# Each ends when it has forked: none is there long enough to be killed by its number.
+FORKS = "import os\nfor _ in range(4):\n    os.fork()\nwhile True:\n    if os.fork():\n        os._exit(0)\n"
 
 
 def bystander() -> int:
@@ -73,9 +80,31 @@ async def refused(nursery: trio.Nursery) -> None:
         print(error)
 
 
+def _has_forked(folder: Path) -> bool:
+    return len(cgroups.pids_of(folder)) > 2
+
+
+async def emptied(_: trio.Nursery) -> None:
+    """A cgroup whose processes fork as fast as they can, in each of the ways that kernels have of ending them."""
+    mounts = cgroups.hierarchies().mounts
+    folder = mounts[cgroups.UNIFIED].point / "forking"
+    for hidden in ((), ("cgroup.kill",)):
+        folder.mkdir()
+        for name in hidden:
+            subprocess.run(["mount", "--bind", "/dev/full", folder / name], check=True)
+        inherit = partial((folder / "cgroup.procs").write_text, "0")
+        subprocess.Popen([sys.executable, "-c", FORKS], start_new_session=True, stderr=subprocess.DEVNULL, preexec_fn=inherit)
+        eventually(partial(_has_forked, folder))
+        await killing.empty(folder)
+        print(f"{len(hidden)} hidden: {len(cgroups.pids_of(folder))} left")
+        for name in hidden:
+            subprocess.run(["umount", folder / name], check=True)
+        folder.rmdir()
+
+
 async def main(name: str) -> None:
     async with trio.open_nursery() as nursery:
-        await {program.__name__: program for program in (bound, cancelled, elsewhere, refused, tried)}[name](nursery)
+        await {program.__name__: program for program in (bound, cancelled, elsewhere, emptied, refused, tried)}[name](nursery)
         nursery.cancel_scope.cancel()
 
 

@@ -36,14 +36,19 @@ def test_limits_that_systemd_takes_and_the_kernel_has_not_are_noticed_at_the_sta
         assert inside(other, "tried").startswith("memory.max is not there")
 
 
+def test_a_cgroup_is_emptied_whatever_its_processes_do(box: Box) -> None:
+    assert inside(box, "emptied").splitlines() == ["0 hidden: 0 left", "1 hidden: 0 left"]
+
+
 def test_what_systemd_refuses_is_said_in_its_words(box: Box) -> None:
     assert "org.freedesktop" in inside(box, "refused")
 
 
 def test_a_bus_that_restarts_is_found_again(box: Box) -> None:
-    with service(box, "codeactions-rebussed") as appliance:
+    """In a box of its own: who started a service by systemd-run hears no more of it after that."""
+    with booted() as own, service(own, "codeactions-rebussed") as appliance:
         code_id = appliance.create("print('it ran')")
-        box.run("systemctl", "restart", "dbus.service")
+        own.run("systemctl", "restart", "dbus.service")
         eventually(lambda: _reconnected(appliance))
         for _ in range(5):
             assert appliance.call(code_id).body == b"it ran\n"

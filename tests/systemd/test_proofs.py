@@ -1,5 +1,6 @@
 """The proofs of `make prove` with a tenth of its counts."""
 
+from appliance.runner.execution import TIMEOUT_MESSAGE
 from tests.prove import scoped
 from tests.systemd.box import Box
 
@@ -20,6 +21,6 @@ def test_nothing_is_left_after_many_calls(box: Box) -> None:
 
 def test_runs_that_ran_out_of_time_leave_nothing(box: Box) -> None:
     found = scoped.ends(box, 50)
-    assert found.statuses == {408: 50}
+    assert found.messages == {TIMEOUT_MESSAGE: 50}
     assert len(found.late_ms) == 50
     assert found.strays == 0

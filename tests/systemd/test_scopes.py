@@ -5,9 +5,10 @@ import signal
 import subprocess
 from contextlib import suppress
 from functools import partial
+from pathlib import Path
 from typing import Any
 
-from tests.appliance import HANG_GUARD, PATIENCE, Response, alive, at_once, eventually
+from tests.appliance import HANG_GUARD, PATIENCE, Response, alive, at_once, cmdline, eventually, status_of
 from tests.systemd.box import SLICE, Box, BoxedAppliance, service
 
 MIB = 1 << 20
@@ -201,7 +202,12 @@ def test_a_fork_as_the_first_statement_is_in_the_scope(appliance: BoxedAppliance
 
 
 def test_the_service_itself_holds_no_sandbox(appliance: BoxedAppliance) -> None:
-    assert len(appliance.processes) == 3
+    """Server, launcher, zygote, and of the network the name server and the four that own the host's table."""
+    kinds = (b"\0serve\0", b"\0launch\0", b"zygote", b"\0dns\0", b"cat", b"nft")
+    commands = [cmdline(pid) for pid in appliance.processes]
+    assert all(any(kind in command for kind in kinds) for command in commands), commands
+    assert [sum(kind in command for command in commands) for kind in kinds[:4]] == [1, 1, 1, 1], commands
+    assert len(commands) == 8
 
 
 def test_a_time_out_leaves_nothing(appliance: BoxedAppliance) -> None:
@@ -307,3 +313,46 @@ def test_a_scope_that_a_dead_launcher_left_is_emptied(appliance: BoxedAppliance)
     [entry] = [line for line in appliance.lines if line["event"] == "orphan swept"]
     assert (entry["kind"], entry["name"]) == ("scope", name)
     assert appliance.run("print('works')").body == b"works\n"
+
+
+def test_what_was_put_into_a_scope_ends_with_its_run(appliance: BoxedAppliance) -> None:
+    """It is not in the sandbox's pid namespace, so the end of that isn't its own."""
+    code_id = appliance.create(WAITS)
+    call = appliance.calling(code_id)
+    appliance.until_logged(code_id)
+    [run] = appliance.runs_of(code_id)
+    scope = appliance.scope_of(run["id"])
+    with subprocess.Popen(["sleep", "600"]) as stranger:
+        for controller in ("systemd", "memory", "pids", "cpu", "unified"):
+            (appliance.box.cgroup(controller, f"{SLICE}/{scope}") / "cgroup.procs").write_text(str(stranger.pid))
+        appliance.manage("POST", f"/coderun/{run['id']}/cancel")
+        assert stranger.wait(PATIENCE) == -signal.SIGKILL
+        assert call.result().status == 500
+    eventually(lambda: scope not in appliance.box.scopes())
+
+
+FILLS = """
+import os, signal
+def Run(engine):
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
+    engine.log.info('up')
+    signal.sigwait({signal.SIGUSR1})
+    os.execv("/bin/dd", ["dd", "if=/dev/zero", "of=/tmp/x", "bs=64k", "count=1000"])
+"""
+
+
+def test_a_guard_that_is_killed_for_its_runs_memory_takes_no_figure_with_it(appliance: BoxedAppliance) -> None:
+    """The kernel chooses the largest of those it may: here a guard, when the worker has become a small program."""
+    code_id = appliance.create(FILLS, memory="32M")
+    call = appliance.calling(code_id)
+    appliance.until_logged(code_id)
+    [run] = appliance.runs_of(code_id)
+    guard, worker = sorted(processes_of(appliance, appliance.scope_of(run["id"])), key=_pid_inside)
+    Path(f"/proc/{guard}/oom_score_adj").write_text("1000")
+    os.kill(worker, signal.SIGUSR1)
+    assert call.result().json() == {"message": "out of memory: the limit is 32 MiB; raise memory or use less"}
+    assert usage_of(appliance, call.result())["oom_kills"] >= 1
+
+
+def _pid_inside(pid: int) -> int:
+    return int(status_of(pid)["NSpid"].split()[-1])

@@ -8,18 +8,27 @@ import trio
 from appliance.entities import Language, Network
 from appliance.runner.launch.parking import Garage, Kind, Parking
 from appliance.runner.outcome import Purpose
-from engines.spec import Found, Lacking, LanguageSpec, Stage
+from engines.spec import TOOLCHAIN_CACHE, Found, Lacking, LanguageSpec, Stage
 from engines.table import spec_of
 
 
 class Languages:
-    """`programs` are the host's programs by language, for those that need one."""
+    """`programs` are the host's programs by language, for those that need one; `toolchain_cache` is mounted for builds."""
 
-    def __init__(self, garage: Garage, programs: Mapping[Language, str], keep: int, memory_bytes: int, network: Network) -> None:
+    def __init__(
+        self,
+        garage: Garage,
+        programs: Mapping[Language, str],
+        keep: int,
+        memory_bytes: int,
+        network: Network,
+        toolchain_cache: str,
+    ) -> None:
         self._garage = garage
         self._keep = keep
         self._memory_bytes = memory_bytes
         self._network = network
+        self._cache = toolchain_cache
         self._parkings: dict[tuple[Language, Purpose], Parking] = {}
         self._missing: dict[Language, str] = {}
         for language in Language:
@@ -37,6 +46,8 @@ class Languages:
 
     def _parking(self, spec: LanguageSpec, purpose: Purpose, stage: Stage, found: Found) -> Parking:
         if purpose is Purpose.BUILD:
+            if self._cache:
+                found = found._replace(mounts=(*found.mounts, (self._cache, TOOLCHAIN_CACHE)))
             return Parking(self._garage, stage, found, keep=1, default=Kind(Network.NONE, 0), for_program=True)
         default = Kind(self._network, spec.room(self._memory_bytes))
         return Parking(self._garage, stage, found, keep=self._keep, default=default, for_program=spec.build is not None)
@@ -57,9 +68,9 @@ class Languages:
         }
 
     def lacking(self) -> dict[Language, str]:
-        """Why the others can't be run, and what to install or to set."""
+        """Why the others can't be run, and what to install or to set; first those whose program is there."""
         troubles = {language: [one.trouble for one in parkings if not one.version] for language, parkings in self._all()}
-        return self._missing | {language: reasons[0] for language, reasons in troubles.items() if reasons}
+        return {language: reasons[0] for language, reasons in troubles.items() if reasons} | self._missing
 
     def walls_lacking(self) -> tuple[str, ...]:
         """What the kernel has not, by name: alike for all."""

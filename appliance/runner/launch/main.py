@@ -15,8 +15,8 @@ bound to its unit.
 
 import os
 import socket
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack, suppress
 from typing import NamedTuple
 
 import msgspec
@@ -29,6 +29,9 @@ from appliance.runner import packets, wire
 from appliance.runner.launch import cgroups, doors
 from appliance.runner.launch.languages import Languages
 from appliance.runner.launch.limits import Limits
+from appliance.runner.launch.network import router
+from appliance.runner.launch.network.namespaces import NetworkFailed
+from appliance.runner.launch.network.router import Network
 from appliance.runner.launch.owners import own_mark
 from appliance.runner.launch.parking import Garage, Kind, Parking, Unavailable
 from appliance.runner.launch.sandboxes import Sandbox
@@ -41,8 +44,6 @@ from engines.table import spec_of
 
 log = structlog.get_logger()
 
-# What the whole cage has and this version has not: the packet filter.
-_NOT_BUILT = (NETWORK_FILTER,)
 # A second wall behind others: a host without it has the whole cage, and says so.
 _OPTIONAL = (walls.LANDLOCK,)
 _REFUSALS = 2  # limits that the kernel doesn't take twice are no accident of one sandbox
@@ -76,7 +77,8 @@ class Bounds(NamedTuple):
 class LaunchOptions(NamedTuple):
     """`fd`: the server's socket, or, if it `listens`, the one to accept it on; `bounds`: what is granted; `keep`: parked
     sandboxes a language; `runs`: how many there may be at once; `limits`: those of a parked sandbox; `uid_base`: the first of
-    the sandboxes' uids, used by root only; `programs`: what languages need of the host, by language."""
+    the sandboxes' uids, used by root only; `programs`: what languages need of the host, by language; `allow`: NETWORK_ALLOW;
+    `toolchain_cache`: a folder for builds, or ""."""
 
     listens: bool
     fd: int
@@ -87,6 +89,8 @@ class LaunchOptions(NamedTuple):
     uid_base: int
     network: NetworkMode
     programs: Mapping[Language, str]
+    allow: Sequence[str]
+    toolchain_cache: str
 
 
 def main(options: LaunchOptions) -> int:
@@ -100,42 +104,64 @@ def main(options: LaunchOptions) -> int:
 
 
 async def _serve(options: LaunchOptions, slots: Slots | None) -> None:
-    given = trio.socket.from_stdlib_socket(socket.socket(fileno=options.fd))
-    async with trio.open_nursery() as nursery:
-        server = await doors.accept_one(given, nursery) if options.listens else given
-        scopes = await _scopes(nursery, options)
-        garage = Garage(nursery, slots, scopes)
-        languages = Languages(garage, options.programs, options.keep, options.limits.memory_bytes, options.network)
+    async with AsyncExitStack() as stack:
+        given = trio.socket.from_stdlib_socket(socket.socket(fileno=options.fd))
+        door = await stack.enter_async_context(trio.open_nursery())
+        server = await doors.accept_one(given, door) if options.listens else given
+        network, reasons = await _network(stack, slots, options.allow)
+        nursery = await stack.enter_async_context(trio.open_nursery())
+        scopes, why_no_scopes = await _scopes(nursery, options)
+        garage = Garage(nursery, slots, scopes, network.nameserver if network else None)
+        languages = Languages(
+            garage, options.programs, options.keep, options.limits.memory_bytes, options.network, options.toolchain_cache
+        )
         connection = _Connection(server, nursery, languages, options.bounds)
         sweep = Sweep(own_mark(), slots, scopes, connection.swept)
         await sweep.at_start()
         await languages.start()
-        await connection.send(_hello(languages, scopes, slots is not None))
+        await connection.send(_hello(languages, scopes, network, reasons | why_no_scopes, own_uids=slots is not None))
         nursery.start_soon(sweep.run, name="sweep")
         await connection.serve()
         nursery.cancel_scope.cancel()
+        door.cancel_scope.cancel()
 
 
-async def _scopes(nursery: trio.Nursery, options: LaunchOptions) -> Scopes | None:
+async def _scopes(nursery: trio.Nursery, options: LaunchOptions) -> tuple[Scopes | None, dict[str, str]]:
+    """And why there are none."""
     try:
-        return await open_scopes(nursery, options.limits, options.runs)
+        return await open_scopes(nursery, options.limits, options.runs), {}
     except ScopeFailed as failed:
         log.info("runs get no scopes", reason=str(failed))
-        return None
+        return None, {SCOPE: str(failed)}
 
 
-def _hello(languages: Languages, scopes: Scopes | None, own_uids: bool) -> wire.Hello:
+async def _network(stack: AsyncExitStack, slots: Slots | None, allow: Sequence[str]) -> tuple[Network | None, dict[str, str]]:
+    """Where this host has none for us, runs have the host's, and each of them says so; and why."""
+    try:
+        if slots is None:
+            raise NetworkFailed("only root can make one")
+        network = await stack.enter_async_context(router.opened(allow, slots.take().worker))
+    except NetworkFailed as failed:
+        log.warning("runs have the network of the host", reason=str(failed))
+        return None, {NETWORK_FILTER: str(failed)}
+    slots.places = network.places
+    return network, {}
+
+
+def _hello(
+    languages: Languages, scopes: Scopes | None, network: Network | None, reasons: dict[str, str], *, own_uids: bool
+) -> wire.Hello:
     walls_lacking = languages.walls_lacking()
     lacking = [name for name in walls_lacking if name not in _OPTIONAL]
-    missing = [*_NOT_BUILT, *lacking, *([] if own_uids else ["own_uid"])]
+    missing = [*([] if network else [NETWORK_FILTER]), *lacking, *([] if own_uids else ["own_uid"])]
     if scopes is None:
         missing.insert(0, SCOPE)
     elif not scopes.limits_swap:
         missing.append("swap_unlimited")
     absent = [name for name in walls_lacking if name in _OPTIONAL]
-    versions, reasons = languages.versions(), languages.lacking()
-    floor = "" if versions else next(iter(reasons.values()))
-    return wire.Hello(missing=missing, absent=absent, floor=floor, languages=versions, lacking=reasons)
+    versions, languages_lacking = languages.versions(), languages.lacking()
+    floor = "" if versions else next(iter(languages_lacking.values()))
+    return wire.Hello(missing=missing, absent=absent, floor=floor, languages=versions, lacking=languages_lacking, reasons=reasons)
 
 
 class _Connection:

@@ -34,18 +34,19 @@ class Unavailable(Exception):
 
 
 class Garage(NamedTuple):
-    """What all parkings of a launcher share: who tends their sandboxes, and where uids and scopes come from."""
+    """What all parkings of a launcher share: who tends their sandboxes, where uids and scopes come from, and the name server."""
 
     nursery: trio.Nursery
     slots: Slots | None
     scopes: Scopes | None
+    nameserver: str | None
 
 
 class Parking:
     """Keeps `keep` sandboxes of one stage of a language parked, of the default kind; makes others when they are asked for."""
 
     def __init__(self, garage: Garage, stage: Stage, found: Found, *, keep: int, default: Kind, for_program: bool) -> None:
-        self._nursery, self._slots, self._scopes = garage
+        self._nursery, self._slots, self._scopes, self._nameserver = garage
         self._stage = stage
         self._found = found
         self._keep = keep
@@ -97,8 +98,8 @@ class Parking:
 
         Returns when it never will be, because the language's program is of no use.
         """
-        ready = trio.Event()
-        self._nursery.start_soon(self._report_ready, ready, task_status)
+        ready, reported = trio.Event(), trio.Event()
+        self._nursery.start_soon(self._report_ready, ready, task_status, reported)
         try:
             await self._keep_parked(ready)
         except* LanguageLacking as group:
@@ -106,6 +107,7 @@ class Parking:
             self._note_trouble(group.exceptions[0])
             log.warning("language can't be run", engine=self._stage.preload, reason=self.trouble)
             ready.set()
+            await reported.wait()  # one that returns without having been started would end the launcher
 
     async def _keep_parked(self, ready: trio.Event) -> None:
         while True:
@@ -127,9 +129,10 @@ class Parking:
                 ready.set()
                 await trio.sleep_until(begun + _RETRY_SECONDS)  # at once, after one that has worked for a while
 
-    async def _report_ready(self, ready: trio.Event, task_status: trio.TaskStatus[None]) -> None:
+    async def _report_ready(self, ready: trio.Event, task_status: trio.TaskStatus[None], reported: trio.Event) -> None:
         await ready.wait()
         task_status.started()
+        reported.set()
 
     def _current(self) -> zygotes.Zygote:
         if self._zygote is None:
@@ -138,7 +141,7 @@ class Parking:
 
     async def _renew(self) -> None:
         """The new one is there before the old one retires, so that no claim finds none."""
-        zygote = await zygotes.start(self._stage.preload, self._found)
+        zygote = await zygotes.start(self._stage.preload, self._found, self._nameserver)
         self._drop_zygote()
         self._zygote = zygote
         self.lacking = zygote.lacking

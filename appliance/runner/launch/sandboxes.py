@@ -3,16 +3,15 @@
 import itertools
 import os
 import select
-import signal
 import socket
-from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
 import structlog
 import trio
 
-from appliance.runner.launch import cgroups
+from appliance.runner.launch import cgroups, killing
+from appliance.runner.launch.network.namespaces import NetworkFailed
 from appliance.runner.launch.scopes import Scope, ScopeFailed, Scopes
 from appliance.runner.launch.slots import Slot, Slots
 from appliance.runner.launch.zygotes import Forked, ForkFailed, Zygote
@@ -57,8 +56,7 @@ class Sandbox:
         """Ends every process of it. The one place where a run is killed; harmless when it has ended."""
         if not self.ended.is_set():
             self._read_counters()
-            with suppress(ProcessLookupError):  # its zygote has ended too, so nobody keeps it as a zombie
-                signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+            killing.kill(self._pidfd)
 
     def _read_counters(self) -> None:
         """Once, while there is something to read: a scope without processes goes at once."""
@@ -102,16 +100,17 @@ class Sandbox:
         if patience.cancelled_caught:
             log.error("sandbox is not empty", sandbox=self.number, seconds=_EMPTY_SECONDS)
             await trio.lowlevel.wait_readable(self._pidfd)
+        if self.scope is not None:
+            await killing.empty(self.scope.folder)  # of what isn't in its pid namespace, and was put there
+            self.scope.forget()
         self.ended.set()
         self.reported.set()
-        if self.scope is not None:
-            self.scope.forget()
         os.close(self._pidfd)
         await self.zygote.reap(self._pid_inside)
         self.zygote.users -= 1
         self.close_near()
         if self._slot is not None:
-            slots.give_back(self._slot)
+            await slots.give_back(self._slot)
 
     def hand_on(self) -> list[int]:
         """The near ends, for whoever was given the sandbox; closing them is then the caller's."""
@@ -187,16 +186,14 @@ async def make(zygote: Zygote, slots: Slots | None, scopes: Scopes | None, shape
     slot = slots.take() if slots else None
     zygote.users += 1
     try:
-        fds = [theirs.fileno(), *channels.far]
-        forked = await zygote.fork(fds, slot, shape.room, with_network=shape.with_network, in_scope=scopes is not None)
-    except BaseException as error:
+        forked = await _fork(zygote, slots, slot, [theirs.fileno(), *channels.far], shape, in_scope=scopes is not None)
+    except BaseException:
         zygote.users -= 1
         status.close()
         close_all(channels.near)
         if slot and slots:
-            slots.give_back(slot)
-        if isinstance(error, ForkFailed):
-            raise SetupFailed(str(error)) from error
+            with trio.CancelScope(shield=True):
+                await slots.give_back(slot)
         raise
     finally:
         theirs.close()
@@ -217,6 +214,19 @@ async def make(zygote: Zygote, slots: Slots | None, scopes: Scopes | None, shape
         await sandbox.tend(slots or Slots(0))
         raise SetupFailed(_explain(record))
     return sandbox
+
+
+async def _fork(
+    zygote: Zygote, slots: Slots | None, slot: Slot | None, fds: list[int], shape: Shape, *, in_scope: bool
+) -> Forked:
+    """Raises `SetupFailed` or `ZygoteFailed`."""
+    try:
+        network = await slots.network_of(slot) if slots and slot and shape.with_network else None
+        given = fds if network is None else [*fds, network]
+        joins = network is not None
+        return await zygote.fork(given, slot, shape.room, with_network=shape.with_network, joins=joins, in_scope=in_scope)
+    except (ForkFailed, NetworkFailed) as error:
+        raise SetupFailed(str(error)) from error
 
 
 def _explain(record: records.Record | None) -> str:

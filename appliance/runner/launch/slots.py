@@ -1,4 +1,4 @@
-"""Two uids a slot, for the worker and the guard of one sandbox: nobody else on the host may have them.
+"""Two uids a slot, for the worker and the guard of one sandbox: nobody else on the host may have them; and its network namespace.
 
 Several launchers may work on one host (`codeactions run` beside `serve`), each in a range of its own: the first free one from
 SANDBOX_UID_BASE on. A range is taken by a lock of its byte in one file, which lasts as long as the launcher.
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from appliance.errors import CannotStart
+from appliance.runner.launch.network.slots import Places
 
 SLOTS = 1024  # sandboxes at once, parked ones included
 _RANGE = 2 * SLOTS
@@ -31,6 +32,7 @@ class Slots:
 
     def __init__(self, base: int) -> None:
         self._uids = range(base, base + _RANGE)
+        self.places: Places | None = None  # of their networks, where this host has them
         self._free = [Slot(base + 2 * index, base + 2 * index + 1) for index in reversed(range(SLOTS))]
 
     @property
@@ -45,8 +47,18 @@ class Slots:
     def take(self) -> Slot:
         return self._free.pop()
 
-    def give_back(self, slot: Slot) -> None:
+    async def network_of(self, slot: Slot) -> int | None:
+        """A descriptor of its network namespace, which stays ours. Raises `NetworkFailed`."""
+        return await self.places.of(self._index(slot)) if self.places else None
+
+    async def give_back(self, slot: Slot) -> None:
+        """Nothing of the run that had it is left in its network then."""
+        if self.places:
+            await self.places.clean(self._index(slot))
         self._free.append(slot)
+
+    def _index(self, slot: Slot) -> int:
+        return (slot.worker - self._uids.start) // 2
 
 
 def free_range(base: int) -> int:

@@ -16,7 +16,6 @@ seconds later. So an orphan is what was seen twice; at the start, before there i
 """
 
 import os
-import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -26,7 +25,7 @@ import structlog
 import trio
 
 from appliance.runner import wire
-from appliance.runner.launch import cgroups, owners
+from appliance.runner.launch import cgroups, killing, owners
 from appliance.runner.launch.scopes import PREFIX, Scopes
 from appliance.runner.launch.slots import Slots
 from appliance.runner.sandbox import zygote
@@ -34,7 +33,6 @@ from appliance.runner.sandbox import zygote
 log = structlog.get_logger()
 
 SWEEP_SECONDS = 5.0
-_EMPTY_SECONDS = 5.0  # a killed process is gone in milliseconds; longer means one stuck in the kernel
 _MANY = 20  # processes looked at before others get their turn: 0.5 ms
 
 
@@ -128,37 +126,9 @@ class Sweep:
 async def _end(orphan: Orphan) -> None:
     log.error("orphan swept", kind=orphan.kind.value, name=orphan.name, pids=list(orphan.pids))
     if orphan.folder is not None:
-        await _empty(orphan.folder)
+        await killing.empty(orphan.folder)
     else:
-        await _kill(orphan.pids[0])
-
-
-async def _kill(pid: int) -> None:
-    """By a descriptor, so that it can't be another process of the same number; returns when it has ended."""
-    try:
-        pidfd = os.pidfd_open(pid)
-    except ProcessLookupError:
-        return
-    try:
-        with suppress(ProcessLookupError):
-            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-        with trio.move_on_after(_EMPTY_SECONDS) as patience:
-            await trio.lowlevel.wait_readable(pidfd)
-        if patience.cancelled_caught:
-            log.error("orphan does not end", pid=pid, seconds=_EMPTY_SECONDS)
-    finally:
-        os.close(pidfd)
-
-
-async def _empty(folder: Path) -> None:
-    """Until no process is in the cgroup. One that forks while it is killed is caught by the kernel (cgroup.kill, since Linux
-    5.14), and without that by looking again."""
-    with suppress(OSError):
-        (folder / "cgroup.kill").write_text("1")
-    deadline = trio.current_time() + _EMPTY_SECONDS
-    while (pids := cgroups.pids_of(folder)) and trio.current_time() < deadline:
-        for pid in pids:
-            await _kill(pid)
+        await killing.end_process(orphan.pids[0])
 
 
 def _is_first(status: dict[str, str], depth: int) -> bool:

@@ -3,8 +3,6 @@
 import os
 import signal
 import socket
-import sys
-import sysconfig
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -13,6 +11,7 @@ from typing import NamedTuple
 import trio
 
 import engines
+from appliance import program
 from appliance.runner import packets
 from appliance.runner.launch import owners
 from appliance.runner.launch.slots import Slot
@@ -62,10 +61,15 @@ class Zygote:
         self._control = control
         self._turn = trio.Lock()
 
-    async def fork(self, fds: Sequence[int], slot: Slot | None, room: int, *, with_network: bool, in_scope: bool) -> Forked:
+    async def fork(
+        self, fds: Sequence[int], slot: Slot | None, room: int, *, with_network: bool, joins: bool, in_scope: bool
+    ) -> Forked:
         """Makes a sandbox of this size class that holds `fds`. Raises `ForkFailed` or `ZygoteFailed`."""
         flags = (
-            (zygote.OWN_UIDS if slot else 0) | (zygote.WITH_NETWORK if with_network else 0) | (zygote.IN_SCOPE if in_scope else 0)
+            (zygote.OWN_UIDS if slot else 0)
+            | (zygote.WITH_NETWORK if with_network else 0)
+            | (zygote.JOIN_NETWORK if joins else 0)
+            | (zygote.IN_SCOPE if in_scope else 0)
         )
         uids = slot or Slot(0, 0)
         request = zygote.REQUEST.pack(zygote.FORK, flags, uids.worker, uids.guard, room)
@@ -111,17 +115,19 @@ class Zygote:
                 os.waitpid(self._pid, os.WNOHANG)  # noqa: ASYNC222 - it doesn't wait
 
 
-async def start(preload: str, found: Found) -> Zygote:
+async def start(preload: str, found: Found, nameserver: str | None) -> Zygote:
     """A zygote that has preloaded its engine; raises `ZygoteFailed` or `LanguageLacking`."""
     _reap_failed()
     try:
-        return await _start(preload, found)
+        return await _start(preload, found, nameserver)
     except OSError as error:
         raise ZygoteFailed(f"it can't be made: {error}") from error
 
 
-async def _start(preload: str, found: Found) -> Zygote:
-    maker, ours = zygote.start_zygote(_root_spec(found.mounts), _time_zone(), preload, found.program, owners.own_mark())
+async def _start(preload: str, found: Found, nameserver: str | None) -> Zygote:
+    maker, ours = zygote.start_zygote(
+        _root_spec(found.mounts, nameserver), _time_zone(), preload, found.program, owners.own_mark()
+    )
     os.waitpid(maker, 0)  # noqa: ASYNC222 - it ends as soon as it has forked
     ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
     control = trio.socket.from_stdlib_socket(ours)
@@ -155,15 +161,17 @@ async def _if_allowed(zygote: Zygote) -> Zygote:
     return zygote
 
 
-def _root_spec(mounts: tuple[tuple[str, str], ...]) -> root.RootSpec:
-    shared = bool(sysconfig.get_config_var("Py_ENABLE_SHARED"))
+def _root_spec(mounts: tuple[tuple[str, str], ...], nameserver: str | None) -> root.RootSpec:
+    python = program.sandbox_python()
     return root.RootSpec(
         engine=str(Path(engines.__file__ or "").parent),
         sandbox=str(Path(root.__file__).parent),
-        interpreter=os.path.realpath(getattr(sys, "_base_executable", sys.executable)),
-        prefix=os.path.realpath(sys.base_prefix),
-        library=sysconfig.get_config_var("LIBDIR") if shared else None,
+        interpreter=python.executable,
+        prefix=python.prefix,
+        library=python.library,
+        alias=python.alias,
         mounts=mounts,
+        nameserver=nameserver,
     )
 
 

@@ -52,21 +52,27 @@ class Identity(NamedTuple):
 
 class Plan(NamedTuple):
     """`fds`: the near ends of status, job, answers, stdout, stderr, in this order, and for a compiled language that of the
-    socket which its program comes through. `room` and `confine`: see `Place`."""
+    socket which its program comes through. `network`: the namespace to join; without one, `with_network` says whether the host's
+    network stays or an empty one is made. `room`, `confine` and `in_scope`: see `Place`."""
 
     fds: tuple[int, ...]
     identity: Identity | None
     with_network: bool
+    network: int | None
     walls: Walls
     room: int
     confine: Confine
+    in_scope: bool
 
 
 def become_sandbox(plan: Plan, work: Work) -> NoReturn:
     """Never returns, never raises: whatever fails is told to the launcher as a FAILED record, and ends the process."""
     step = "descriptors"
     try:
-        status = _take_descriptors(plan.fds)
+        status = _take_descriptors(plan.fds, plan.network)
+        if plan.network is not None:
+            step = "network"
+            _join_network(_STATUS + len(plan.fds))
         step = "namespaces"
         _make_namespaces(plan.with_network)
         step = "mounts"
@@ -104,8 +110,9 @@ def become_sandbox(plan: Plan, work: Work) -> NoReturn:
         os._exit(1)
 
 
-def _take_descriptors(fds: tuple[int, ...]) -> socket.socket:
-    """Puts the channels from 3 on, /dev/null at 0–2, and closes all else."""
+def _take_descriptors(channels: tuple[int, ...], network: int | None) -> socket.socket:
+    """Puts the channels from 3 on, behind them the network to join, /dev/null at 0–2, and closes all else."""
+    fds = channels if network is None else (*channels, network)
     aside = [os.dup2(fd, _ASIDE + index) for index, fd in enumerate(fds)]  # out of the way of the places they go to
     for index, fd in enumerate(aside):
         os.dup2(fd, _STATUS + index, inheritable=False)
@@ -114,6 +121,11 @@ def _take_descriptors(fds: tuple[int, ...]) -> socket.socket:
         os.dup2(null, target)
     os.closerange(_STATUS + len(fds), resource.getrlimit(resource.RLIMIT_NOFILE)[0])
     return socket.socket(fileno=_STATUS)
+
+
+def _join_network(fd: int) -> None:
+    syscalls.setns(fd, syscalls.CLONE_NEWNET)
+    os.close(fd)
 
 
 def _make_namespaces(with_network: bool) -> None:
@@ -193,7 +205,7 @@ def _run_worker(plan: Plan, work: Work) -> NoReturn:
         os.chdir("/tmp")
         os.umask(0o022)
         plan.walls.confine_worker()
-        status = work(Place(_JOB, _ANSWERS, plan.room, plan.confine, _receive_program))
+        status = work(Place(_JOB, _ANSWERS, plan.room, plan.confine, _receive_program, plan.in_scope))
     finally:
         os._exit(status)
 

@@ -14,6 +14,7 @@ need; /proc of the zygote's own pid namespace.
 """
 
 import os
+import re
 import stat
 import subprocess
 from pathlib import Path
@@ -23,12 +24,15 @@ from appliance.runner.sandbox import syscalls
 
 INTERPRETER_HOME = "/opt/python"
 _SANDBOX = "appliance/runner/sandbox"
-_PROGRAM_SUFFIXES = {".py", ".pyc"}
+_PROGRAM_SUFFIXES = {".py", ".pyc", ".js", ".go", ".mod"}
 _STAGING = "/tmp"  # any folder that is always there; what it holds on the host can't be seen from inside
 _PROGRAM_LINKS = ("bin", "lib", "lib32", "lib64", "libx32")
 _DEVICES = {"null": (1, 3), "zero": (1, 5), "full": (1, 7), "random": (1, 8), "urandom": (1, 9)}
-_CERTIFICATES = ("/etc/ssl", "/etc/ca-certificates", "/etc/pki/tls", "/etc/pki/ca-trust")
-_COPIED = ("/etc/resolv.conf", "/etc/localtime", "/etc/mime.types", "/etc/services", "/etc/protocols")
+# Not the folders above them: a host keeps its private keys there.
+_CERTIFICATES = ("/etc/ssl/certs", "/etc/ca-certificates", "/etc/pki/tls/certs", "/etc/pki/ca-trust")
+_OF_CERTIFICATES = ("/etc/ssl/openssl.cnf", "/etc/pki/tls/openssl.cnf", "/etc/pki/tls/cert.pem")
+_RESOLV_CONF = "/etc/resolv.conf"
+_COPIED = (_RESOLV_CONF, "/etc/localtime", "/etc/mime.types", "/etc/services", "/etc/protocols")
 _ALTERNATIVES = "/etc/alternatives"  # which awk is `awk`: programs in /usr/bin are links to here
 _HOSTS = "127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n"
 _NSSWITCH = "passwd: files\ngroup: files\nhosts: files dns\nservices: files\nprotocols: files\n"
@@ -36,15 +40,18 @@ _NSSWITCH = "passwd: files\ngroup: files\nhosts: files dns\nservices: files\npro
 
 class RootSpec(NamedTuple):
     """`engine` is the folder with the languages' engines, `sandbox` this folder; `interpreter` the Python to run, with its
-    prefix; `library` the folder of its shared library, or None when the dynamic linker finds that by itself; `mounts` what the
-    language needs beside that, as pairs of a path on the host and one in the root."""
+    prefix; `library` the folder of its shared library, or None when the dynamic linker finds that by itself; `alias` the path in
+    /usr at which it is to appear, or None; `mounts` what the language needs beside that, as pairs of a path on the host and one
+    in the root; `nameserver`: whom runs ask."""
 
     engine: str
     sandbox: str
     interpreter: str
     prefix: str
     library: str | None
+    alias: str | None
     mounts: tuple[tuple[str, str], ...]
+    nameserver: str | None
 
     @property
     def interpreter_inside(self) -> str:
@@ -53,11 +60,16 @@ class RootSpec(NamedTuple):
         return f"{INTERPRETER_HOME}/{os.path.relpath(self.interpreter, self.prefix)}"
 
 
-def build(spec: RootSpec) -> None:
-    """Builds the root and makes it this process's own. Needs CAP_SYS_ADMIN in its user namespace."""
+def build(spec: RootSpec) -> str:
+    """Builds the root and makes it this process's own; returns the interpreter's path in it.
+
+    Needs CAP_SYS_ADMIN in its user namespace.
+    """
     sources = _open_sources(spec)
     alternatives = _links(_ALTERNATIVES)
-    files = {path: content for path in _COPIED if (content := _content(path)) is not None}
+    files = {path: content for path in (*_COPIED, *_OF_CERTIFICATES) if (content := _content(path)) is not None}
+    if spec.nameserver is not None:
+        files[_RESOLV_CONF] = f"nameserver {spec.nameserver}\n".encode()
     programs = {name: _read_tree(Path(folder)) for name, folder in (("engines", spec.engine), (_SANDBOX, spec.sandbox))}
     syscalls.mount("none", "/", None, syscalls.MS_REC | syscalls.MS_PRIVATE)
     syscalls.mount("tmpfs", _STAGING, "tmpfs", syscalls.MS_NOSUID, "mode=755,size=16m,nr_inodes=2048")
@@ -79,8 +91,10 @@ def build(spec: RootSpec) -> None:
     syscalls.pivot_into(_STAGING)
     if spec.library is not None and spec.prefix != "/usr":
         _teach_linker()
+    interpreter = spec.interpreter_inside if spec.alias is None else _give_alias(spec.interpreter_inside, spec.alias)
     # Not nodev: its devices are on it. Nobody in a sandbox may make others.
     syscalls.mount("none", "/", None, syscalls.MS_REMOUNT | syscalls.MS_BIND | syscalls.MS_RDONLY | syscalls.MS_NOSUID)
+    return interpreter
 
 
 class _Source(NamedTuple):
@@ -164,7 +178,9 @@ def _make_etc(root: Path, files: dict[str, bytes], spec: RootSpec) -> None:
     etc = root / "etc"
     etc.mkdir(exist_ok=True)
     for path, content in files.items():
-        (root / path.lstrip("/")).write_bytes(content)
+        place = root / path.lstrip("/")
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(content)
     (etc / "hosts").write_text(_HOSTS)
     (etc / "nsswitch.conf").write_text(_NSSWITCH)
     for name in ("passwd", "group"):  # a sandbox's own line, in its own /run
@@ -174,13 +190,44 @@ def _make_etc(root: Path, files: dict[str, bytes], spec: RootSpec) -> None:
         (etc / "ld.so.conf").write_text(f"{inside}\n")
 
 
+def _give_alias(interpreter: str, alias: str) -> str:
+    """Has the interpreter appear at `alias`, where programs look for it; returns the path to execute it by.
+
+    It covers the host's own. Where there is none, nothing can be mounted there, and the folder is covered by itself with the
+    alias added. A kernel that can't (root already an overlay of overlays) leaves it at its place.
+    """
+    try:
+        if os.path.exists(alias):
+            syscalls.mount(interpreter, alias, None, syscalls.MS_BIND)
+        else:
+            _add_to_folder(interpreter, alias)
+    except OSError:
+        return interpreter
+    return alias
+
+
+def _add_to_folder(interpreter: str, alias: str) -> None:
+    folder, name = os.path.split(alias)
+    added = Path("/opt/added")
+    added.mkdir()
+    syscalls.mount("tmpfs", str(added), "tmpfs", syscalls.MS_NOSUID | syscalls.MS_NODEV, "mode=755,size=4k")
+    (added / name).symlink_to(interpreter)
+    flags = syscalls.MS_RDONLY | syscalls.MS_NOSUID | syscalls.MS_NODEV
+    try:
+        syscalls.mount("overlay", folder, "overlay", flags, f"lowerdir={added}:{folder}")
+    finally:
+        syscalls.umount(str(added), syscalls.MNT_DETACH)  # the overlay holds it
+        added.rmdir()
+
+
 def _links(folder: str) -> dict[str, str]:
     """Name → where it leads, of the links that lead to the host's programs."""
     try:
         links = {entry.name: os.readlink(entry.path) for entry in os.scandir(folder) if entry.is_symlink()}
     except FileNotFoundError:
         return {}
-    return {name: target for name, target in links.items() if target.startswith("/usr/")}
+    is_there = re.compile("/usr/(?!local/)").match
+    return {name: target for name, target in links.items() if is_there(target)}
 
 
 def _write_links(folder: Path, links: dict[str, str]) -> None:

@@ -32,11 +32,12 @@ from appliance.runner.sandbox import guard, root, syscalls, walls
 
 CONTROL = 3
 REQUEST = struct.Struct("!cBIII")  # operation, flags, and three numbers
-MAX_DESCRIPTORS = 6
+MAX_DESCRIPTORS = 7
 PID = struct.Struct("!I")
 WITH_NETWORK = 1
 OWN_UIDS = 2
 IN_SCOPE = 4
+JOIN_NETWORK = 8  # the last descriptor is the namespace's
 FORK = b"F"
 REAP = b"R"
 HELLO = b"H"  # + the interpreter's version, and the names of what this kernel lacks
@@ -81,7 +82,8 @@ def _become_zygote(spec: root.RootSpec, control: socket.socket, time_zone: str, 
         _write("/proc/self/gid_map", f"0 {gid} 1")
     if os.fork() != 0:
         os._exit(0)  # the launcher adopts the zygote: it is a subreaper
-    root.build(spec)
+    os.umask(0o022)  # root's own may be narrower, and other uids are to read what we make
+    interpreter = root.build(spec)
     os.dup2(control.fileno(), CONTROL)
     null = os.open("/dev/null", os.O_RDWR)
     for fd in (0, 1):  # 2 stays the launcher's: a failing interpreter is to be heard
@@ -89,8 +91,7 @@ def _become_zygote(spec: root.RootSpec, control: socket.socket, time_zone: str, 
     os.closerange(CONTROL + 1, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
     environment = {"PATH": "/usr/bin:/bin", "HOME": "/tmp", "TMPDIR": "/tmp", "LANG": "C.UTF-8", "TZ": time_zone}
     # -I -S: neither the environment, nor a folder, nor an installed package decides what is imported.
-    inside = spec.interpreter_inside
-    os.execve(inside, [inside, "-I", "-S", "-c", BOOT, *arguments], environment)
+    os.execve(interpreter, [interpreter, "-I", "-S", "-c", BOOT, *arguments], environment)
 
 
 def _write(path: str, text: str) -> None:
@@ -127,8 +128,12 @@ def main(preload: str, program: str) -> None:
             os.waitpid(first, 0)
         elif operation == FORK:
             identity = guard.Identity(first, second) if flags & OWN_UIDS else None
-            confine = _leave_to_scope if flags & IN_SCOPE else _confine
-            plan = guard.Plan(fds, identity, bool(flags & WITH_NETWORK), host.walls[identity is not None], room, confine)
+            in_scope = bool(flags & IN_SCOPE)
+            confine = _leave_to_scope if in_scope else _confine
+            network, channels = (fds[-1], fds[:-1]) if flags & JOIN_NETWORK else (None, fds)
+            with_network = bool(flags & WITH_NETWORK)
+            wall = host.walls[identity is not None]
+            plan = guard.Plan(channels, identity, with_network, network, wall, room, confine, in_scope)
             try:
                 pid = _fork_into_new_namespace(namespace, plan, stage.work)
                 _send_pid(control, FORK + PID.pack(pid), pid)

@@ -1,0 +1,102 @@
+"""What was found, for a person and for a machine."""
+
+from collections.abc import Iterator, Sequence
+from enum import StrEnum
+
+import msgspec
+
+from appliance.degrees import degree_of
+from appliance.runner.outcome import Isolation
+
+
+class Verdict(StrEnum):
+    OK = "ok"
+    FAILED = "FAILED"
+    """It got through, or it could not be tried."""
+    REDUCED = "reduced"
+    """It did not get through, but what holds it on a complete host is missing here."""
+    SKIPPED = "skipped"
+    """There is nothing here to try it on."""
+
+
+class Finding(msgspec.Struct, frozen=True, kw_only=True):
+    """One check's result. `because`: the names of what is missing and would have held it."""
+
+    name: str
+    expected: str
+    happened: str
+    verdict: Verdict
+    because: tuple[str, ...] = ()
+
+
+class Lack(msgspec.Struct, frozen=True, kw_only=True):
+    """`reason`: this host's own, if known; `counts`: whether the degree is `reduced` for it."""
+
+    name: str
+    reason: str
+    counts: bool
+    then: str
+    remedy: str
+
+
+class Report(msgspec.Struct, frozen=True, kw_only=True):
+    """`floor`: why no run can start at all; then nothing was tried."""
+
+    passed: bool
+    isolation: str
+    floor: str
+    checks: tuple[Finding, ...]
+    lacks: tuple[Lack, ...]
+
+
+def report_of(findings: Sequence[Finding], isolation: Isolation, floor: str) -> Report:
+    names = [(name, True) for name in isolation.missing] + [(name, False) for name in isolation.absent]
+    return Report(
+        passed=not floor and all(finding.verdict is not Verdict.FAILED for finding in findings),
+        isolation=isolation.level,
+        floor=floor,
+        checks=tuple(findings),
+        lacks=tuple(
+            Lack(name=name, reason=isolation.reasons.get(name, ""), counts=counts, **degree_of(name)._asdict())
+            for name, counts in names
+        ),
+    )
+
+
+def as_json(report: Report) -> str:
+    return msgspec.json.format(msgspec.json.encode(report), indent=2).decode() + "\n"
+
+
+def as_text(report: Report) -> str:
+    return "\n".join((*_checks(report.checks), *_lacks(report), _conclusion(report))) + "\n"
+
+
+def _checks(findings: Sequence[Finding]) -> Iterator[str]:
+    if not findings:
+        return
+    rows = [("A RUN TRIES TO", "EXPECTED", "WHAT HAPPENED", "")]
+    rows += [(finding.name, finding.expected, finding.happened, _said(finding)) for finding in findings]
+    widths = [max(len(row[column]) for row in rows) for column in range(3)]
+    for row in rows:
+        yield "  ".join((*(text.ljust(width) for text, width in zip(row, widths, strict=False)), row[3])).rstrip()
+    yield ""
+
+
+def _said(finding: Finding) -> str:
+    return f"{finding.verdict}: no {', '.join(finding.because)}" if finding.because else finding.verdict.value
+
+
+def _lacks(report: Report) -> Iterator[str]:
+    for lack in report.lacks:
+        yield f"no {lack.name}{f' ({lack.reason})' if lack.reason else ''}{f': {lack.then}' if lack.then else ''}"
+        yield f"    to do: {lack.remedy}"
+    if report.lacks:
+        yield ""
+
+
+def _conclusion(report: Report) -> str:
+    if report.floor:
+        return f"isolation: {report.isolation}; no run can start on this host: {report.floor}"
+    failed = sum(finding.verdict is Verdict.FAILED for finding in report.checks)
+    said = f"{failed} of {len(report.checks)} checks FAILED" if failed else "nothing got through"
+    return f"isolation: {report.isolation}; {said}"

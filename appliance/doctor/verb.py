@@ -1,0 +1,34 @@
+"""The verb: a launcher of its own, one sandbox a check, a report, an exit status."""
+
+import argparse
+import sys
+
+import trio
+
+from appliance import startup
+from appliance.doctor.checks import CHECKS, Cage
+from appliance.doctor.facts import host_facts
+from appliance.doctor.report import Finding, Report, as_json, as_text, report_of
+from appliance.entities import Language
+from appliance.localrunner import open_launcher, runner_of
+from appliance.settings import Loaded
+
+
+def main(arguments: argparse.Namespace, loaded: Loaded) -> int:
+    """0 when nothing got through; 1 when something did, could not be tried, or no run can start. Raises `CannotStart`."""
+    begun = startup.begin(loaded, "critical", listen=False)
+    report = trio.run(_examine, loaded, begun)
+    sys.stdout.write(as_json(report) if arguments.json else as_text(report))
+    return 0 if report.passed else 1
+
+
+async def _examine(loaded: Loaded, begun: startup.Begun) -> Report:
+    async with open_launcher(begun) as launcher:
+        runner = runner_of(launcher, loaded.settings)
+        findings: list[Finding] = []
+        floor = runner.floor or runner.lacking.get(Language.PYTHON, "")
+        if not floor:
+            async with host_facts() as facts:
+                cage = Cage(runner, loaded.settings, facts)
+                findings.extend([await check(cage) for check in CHECKS])
+    return report_of(findings, launcher.isolation, floor)

@@ -1,0 +1,76 @@
+"""What the Go runtime prints when a program dies, in the author's words and lines."""
+
+import re
+from typing import Any, NamedTuple
+
+from engines.go.source import FILE
+
+_MIB = 1 << 20
+_MAX_MESSAGE = 500  # characters: the message is one line of a JSON answer
+_MOST_FRAMES = 20
+START = re.compile(rb"^(?:panic: |fatal error: |runtime: |unexpected fault address |SIG[A-Z]+: )", re.MULTILINE)
+_HEAD = re.compile(r"^(?:panic|fatal error): (.*?)(?=\n\n|\ngoroutine |\n\[signal |\Z)", re.MULTILINE | re.DOTALL)
+_PLACE = re.compile(rf"^(\S.*)\n\t(?:\S*/)?{re.escape(FILE)}:(\d+)", re.MULTILINE)
+_ARGUMENTS = re.compile(r"\((?:0x|\.\.\.|\{|\)|[0-9]).*$")
+_OUT_OF_MEMORY = ("out of memory", "cannot allocate memory", "cannot allocate heap", "cannot reserve arena")
+_NO_THREAD = ("failed to create new OS thread", "newosproc", "pthread_create failed")
+
+
+class Crash(NamedTuple):
+    kind: str
+    message: str
+    traceback: str
+
+
+def explain(text: str, source: str, limits: dict[str, Any]) -> Crash | None:
+    """`text` is what was written to standard error from the crash on; None when it is no crash of the runtime's."""
+    head = _HEAD.search(text)
+    if head is None:
+        return None
+    reason = _reason(head[1])
+    frames = _frames(text[head.end() :])
+    lines = source.split("\n")
+    shown = [f"  {FILE}:{line}, in {name}\n    {_line(lines, line)}" for name, line in frames[:_MOST_FRAMES]]
+    if len(frames) > _MOST_FRAMES:
+        shown.append(f"  … {len(frames) - _MOST_FRAMES} more")
+    kind, message = _kind(text, reason, limits)
+    place = f" (line {frames[0][1]})" if frames else ""
+    return Crash(kind, _one_line(message) + place, "\n".join([head[0].replace(head[1], reason), *shown]))
+
+
+def _reason(text: str) -> str:
+    """Without what the runtime adds to it: tabs before further lines, and that it was recovered and panicked again."""
+    text = text.replace("\n\t", "\n").removesuffix(" [recovered]")
+    return re.sub(r"^main\.|^actions\.", "", text)
+
+
+def _frames(trace: str) -> list[tuple[str, int]]:
+    """Function and line, innermost first, of the first goroutine that has any of the author's."""
+    for goroutine in re.split(r"^goroutine .*:\n", trace, flags=re.MULTILINE):
+        frames = [(_function(name), int(line)) for name, line in _PLACE.findall(goroutine) if not name.startswith("created by")]
+        if frames:
+            return frames
+    return []
+
+
+def _function(name: str) -> str:
+    return _ARGUMENTS.sub("", name).rpartition("/")[2].partition(".")[2]
+
+
+def _line(lines: list[str], number: int) -> str:
+    return lines[number - 1].strip() if number <= len(lines) else ""
+
+
+def _kind(text: str, reason: str, limits: dict[str, Any]) -> tuple[str, str]:
+    if text.startswith("panic: "):
+        return "error", f"panic: {reason}"
+    if any(words in text for words in _NO_THREAD):
+        return "too_many_processes", f"too many processes or threads: the limit is {limits['tasks']}"
+    if any(words in reason for words in _OUT_OF_MEMORY):
+        return "out_of_memory", f"out of memory: the limit is {limits['memory_bytes'] // _MIB} MiB"
+    return "error", f"fatal error: {reason}"
+
+
+def _one_line(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= _MAX_MESSAGE else line[: _MAX_MESSAGE - 1] + "…"

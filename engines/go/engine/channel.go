@@ -1,0 +1,171 @@
+package engine
+
+import (
+	"bytes"
+	"encoding/binary"
+	"encoding/json"
+	"fmt"
+	"os"
+	"runtime"
+	"strings"
+	"sync"
+	"syscall"
+	"unicode/utf8"
+)
+
+const (
+	maxLogCharacters = 8000
+	truncated        = " …[truncated]"
+	leastLogBytes    = 32   // what an entry counts at least, as the server counts it
+	chunkBytes       = 4000 // below PIPE_BUF with what stands before it, so that no other writer's text gets between
+)
+
+// mark begins a piece of a log record within standard output; run.py knows it too.
+var mark = []byte("\x00\x1bcodeactions\x1b\x00")
+
+var channel struct {
+	sync.Mutex
+	logged, dropped int
+}
+
+var levels = map[string]byte{"debug": 'd', "info": 'i', "error": 'e'}
+
+// sendLog writes a record to standard output: for each piece of the text the mark, the level (0 if more pieces follow), the
+// piece's length (u16, big-endian) and the piece.
+func sendLog(level, text string) {
+	content := []byte(cut(strings.ToValidUTF8(text, "\uFFFD")))
+	channel.Lock()
+	defer channel.Unlock()
+	size := len(content)
+	if size < leastLogBytes {
+		size = leastLogBytes
+	}
+	if channel.dropped > 0 || channel.logged+size > job.header.MaxLogBytes {
+		channel.dropped++
+		return
+	}
+	channel.logged += size
+	for len(content) > chunkBytes {
+		stdout.Write(piece(0, content[:chunkBytes]))
+		content = content[chunkBytes:]
+	}
+	stdout.Write(piece(levels[level], content))
+}
+
+var stdout = os.Stdout // an action may set another
+
+func piece(level byte, content []byte) []byte {
+	var buffer bytes.Buffer
+	buffer.Write(mark)
+	buffer.WriteByte(level)
+	binary.Write(&buffer, binary.BigEndian, uint16(len(content)))
+	buffer.Write(content)
+	return buffer.Bytes()
+}
+
+func cut(text string) string {
+	if len(text) <= maxLogCharacters || utf8.RuneCountInString(text) <= maxLogCharacters {
+		return text
+	}
+	keep := maxLogCharacters - utf8.RuneCountInString(truncated)
+	for position := range text {
+		if keep == 0 {
+			return text[:position] + truncated
+		}
+		keep--
+	}
+	return text
+}
+
+func sendResult(answer answer, value []byte) {
+	if limit := job.header.MaxResultBytes; len(value) > limit {
+		message := fmt.Sprintf("the result is %d bytes, the limit is %d bytes", len(value), limit)
+		fail("output_limit", message, message+lineOfCaller())
+	}
+	send(map[string]any{
+		"type": "result", "status_code": answer.statusCode, "content_type": answer.contentType, "headers": answer.headers,
+	}, value)
+}
+
+// end and fail don't return; run.py, which reads standard output to its end, then says the last word.
+func end() {
+	endWith(0, map[string]any{"dropped": channel.dropped})
+}
+
+func fail(kind, message, entry string) {
+	sendLog("error", entry)
+	endWith(1, map[string]any{"kind": kind, "message": oneLine(message), "dropped": channel.dropped})
+}
+
+func endWith(status int, last map[string]any) {
+	text, err := json.Marshal(last)
+	if err != nil {
+		panic(err)
+	}
+	channel.Lock()
+	stdout.Write(piece('f', text))
+	os.Exit(status)
+}
+
+func oneLine(text string) string {
+	line := []rune(strings.Join(strings.Fields(strings.ToValidUTF8(text, "\uFFFD")), " "))
+	if len(line) > 500 {
+		return string(line[:499]) + "…"
+	}
+	return string(line)
+}
+
+// lineOfCaller is the line of the author's that led here.
+func lineOfCaller() string {
+	callers := make([]uintptr, 64)
+	frames := runtime.CallersFrames(callers[:runtime.Callers(2, callers)])
+	for {
+		frame, more := frames.Next()
+		if strings.HasSuffix(frame.File, "/action.go") || frame.File == "action.go" {
+			return fmt.Sprintf(" (line %d)", frame.Line)
+		}
+		if !more {
+			return ""
+		}
+	}
+}
+
+var sending sync.Mutex
+
+// send writes a frame, under the lock that run.py takes too.
+func send(header map[string]any, blob []byte) {
+	text, err := json.Marshal(header)
+	if err != nil {
+		panic(err)
+	}
+	frame := make([]byte, 8, 8+len(text)+len(blob))
+	binary.BigEndian.PutUint32(frame, uint32(len(text)))
+	binary.BigEndian.PutUint32(frame[4:], uint32(len(blob)))
+	frame = append(append(frame, text...), blob...)
+	sending.Lock()
+	defer sending.Unlock()
+	lock(syscall.F_WRLCK)
+	defer lock(syscall.F_UNLCK)
+	for len(frame) > 0 {
+		written, err := syscall.Write(answerFile, frame)
+		if err == syscall.EINTR {
+			continue
+		}
+		if err != nil {
+			return // the server no longer reads
+		}
+		frame = frame[written:]
+	}
+}
+
+func lock(kind int16) {
+	whole := syscall.Flock_t{Type: kind}
+	for syscall.FcntlFlock(answerFile, syscall.F_SETLKW, &whole) == syscall.EINTR {
+	}
+}
+
+func init() {
+	for _, fd := range []int{jobFile, answerFile, headerFile} {
+		syscall.CloseOnExec(fd)
+	}
+}

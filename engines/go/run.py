@@ -1,0 +1,260 @@
+"""One run of a Go program: starts what the source was compiled to, and stays its parent.
+
+THEORY OF OPERATION
+
+A Go program that panics in a goroutine, or meets a fatal error of its runtime, ends at once, and nothing in it can tell of
+that. So this process waits beside it: it reads the program's standard error, where the runtime prints its last words, and
+makes a failure in the author's words and lines of them. It also reads the standard output of an action, in which the engine
+(engine/channel.go) writes its log records between the lines that the action prints: one pipe keeps their order. Results the
+program sends to the server itself; both take turns by a lock on the pipe.
+
+A plain program's standard output is its result, and goes to the server as it is.
+"""
+
+import contextlib
+import json
+import os
+import select
+import signal
+import struct
+from typing import Any
+
+from engines.go.crash import START, explain
+from engines.go.source import is_plain
+from engines.python.frames import Channel
+from engines.python.text import cut, cut_middle, encode
+from engines.spec import Place
+
+_MARK = b"\x00\x1bcodeactions\x1b\x00"
+_PIECE = struct.Struct(">BH")
+_SIZES = struct.Struct(">II")
+_READ_BYTES = 64 << 10
+_KEPT_OF_CRASH = 256 << 10  # bytes: a traceback of many goroutines is cut there
+_KEPT_OF_LINE = 32 << 10
+_LEVELS = {ord("d"): "debug", ord("i"): "info", ord("e"): "error"}
+_ENVIRONMENT = ("PATH", "HOME", "TMPDIR", "LANG", "TZ")
+_MARGIN = 0.85  # of the memory limit is where the collector begins to work hard; the rest is for stacks, files and us
+
+
+def prepare(program: str) -> str:
+    return "go"
+
+
+def work(place: Place) -> int:
+    """Executes the program that comes with the claim; returns 0 when it completed, 1 when it failed."""
+    try:
+        program = place.program()
+    except EOFError:
+        return 0
+    sizes = os.read(place.job, _SIZES.size)
+    if len(sizes) < _SIZES.size:
+        return 0
+    header = json.loads(_read(place.job, _SIZES.unpack(sizes)[0]))
+    source = _read(place.job, header["source_bytes"]).decode("utf-8", "replace")
+    place.confine(header["limits"])
+    return _Run(place, header, source).execute(program)
+
+
+def _read(fd: int, size: int) -> bytes:
+    parts = bytearray()
+    while len(parts) < size:
+        part = os.read(fd, min(size - len(parts), 1 << 20))
+        if not part:
+            raise EOFError("the job was cut off")
+        parts += part
+    return bytes(parts)
+
+
+class _Run:
+    def __init__(self, place: Place, header: dict[str, Any], source: str) -> None:
+        self._place = place
+        self._header = header
+        self._source = source
+        self._is_plain = is_plain(source)
+        self._channel = Channel(place.answers, 1 << 60)  # the engine in the program has counted, and the server counts again
+        self._channel.lock_for_all()
+        self._output = _Output(self._channel)
+        self._errors = _Errors()
+
+    def execute(self, program: int) -> int:
+        if self._is_plain:
+            self._channel.send({"type": "plain"})
+        readers, pid = self._start(program)
+        self._read_all(readers, pid)
+        status = os.waitpid(pid, 0)[1]
+        self._drain(readers)
+        self._output.end()
+        return self._conclude(status)
+
+    def _start(self, program: int) -> tuple[dict[int, Any], int]:
+        """The program is pid's; the descriptors are those that it writes to, with who takes what is read there."""
+        error_in, error_out = os.pipe2(os.O_CLOEXEC)
+        readers: dict[int, Any] = {error_in: self._errors}
+        actions: list[tuple[int, ...]] = [(os.POSIX_SPAWN_DUP2, error_out, 2)]
+        given = [error_out]
+        if not self._is_plain:
+            output_in, output_out = os.pipe2(os.O_CLOEXEC)
+            readers[output_in] = self._output
+            header = os.memfd_create("header")
+            os.write(header, json.dumps(self._header).encode())
+            os.lseek(header, 0, os.SEEK_SET)
+            high = [os.dup2(fd, 200 + index) for index, fd in enumerate((self._place.job, self._place.answers, header))]
+            given.append(output_out)
+            actions += [(os.POSIX_SPAWN_DUP2, output_out, 1)]
+            actions += [(os.POSIX_SPAWN_DUP2, fd, 3 + index) for index, fd in enumerate(high)]
+            actions += [(os.POSIX_SPAWN_CLOSE, fd) for fd in high]
+        binary = f"/proc/self/fd/{os.dup2(program, 210, inheritable=True)}"
+        environment = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
+        environment["GOMEMLIMIT"] = str(int(self._header["limits"]["memory_bytes"] * _MARGIN))
+        pid = os.posix_spawn(binary, ["action"], environment, file_actions=actions, setsigdef=[signal.SIGPIPE, signal.SIGINT])
+        for fd in given:
+            os.close(fd)
+        return readers, pid
+
+    def _read_all(self, readers: dict[int, Any], pid: int) -> None:
+        """Until the program has ended: others that it started may hold its output open."""
+        ended = os.pidfd_open(pid)
+        poll = select.poll()
+        for fd in (ended, *readers):
+            poll.register(fd, select.POLLIN)
+        while not any(fd == ended for fd, _ in self._ready(poll, readers)):
+            pass
+        os.close(ended)
+
+    def _ready(self, poll: "select.poll", readers: dict[int, Any]) -> list[tuple[int, int]]:
+        found = poll.poll()
+        for fd, _ in found:
+            if fd in readers:
+                data = os.read(fd, _READ_BYTES)
+                readers[fd].take(data)
+                if not data:
+                    poll.unregister(fd)
+        return found
+
+    def _drain(self, readers: dict[int, Any]) -> None:
+        """What it wrote before its end."""
+        for fd, taker in readers.items():
+            os.set_blocking(fd, False)
+            with contextlib.suppress(BlockingIOError):
+                while data := os.read(fd, _READ_BYTES):
+                    taker.take(data)
+
+    def _conclude(self, status: int) -> int:
+        crash = explain(self._errors.last_words(), self._source, self._header["limits"]) if status else None
+        if crash is not None:
+            self._channel.log("error", encode(cut_middle(crash.traceback)))
+            return self._fail(crash.kind, crash.message)
+        self._errors.pass_on()
+        if os.WIFSIGNALED(status):
+            _end_by(os.WTERMSIG(status))
+        if (code := os.waitstatus_to_exitcode(status)) != 0:
+            last = self._output.last
+            return self._fail(last.get("kind", "error"), last.get("message", f"the action exited with status {code}"))
+        self._channel.send({"type": "done", "dropped": self._output.dropped})
+        return 0
+
+    def _fail(self, kind: str, message: str) -> int:
+        self._channel.send({"type": "failed", "kind": kind, "message": message, "dropped": self._output.dropped})
+        return 1
+
+
+def _end_by(number: int) -> None:
+    """The guard reports how we ended, so we end as the program did."""
+    if number not in (signal.SIGKILL, signal.SIGSTOP):
+        signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)
+
+
+class _Output:
+    """An action's standard output: lines, and the engine's records between them."""
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+        self._data = bytearray()
+        self._line = bytearray()
+        self._pieces = bytearray()
+        self.last: dict[str, Any] = {}
+
+    @property
+    def dropped(self) -> int:
+        return int(self.last.get("dropped", 0))
+
+    def take(self, data: bytes) -> None:
+        self._data += data
+        while (start := self._data.find(_MARK)) >= 0:
+            head = start + len(_MARK)
+            if len(self._data) < head + _PIECE.size:
+                return
+            level, size = _PIECE.unpack_from(self._data, head)
+            end = head + _PIECE.size + size
+            if len(self._data) < end:
+                return
+            self._take_text(bytes(self._data[:start]))
+            self._take_piece(level, bytes(self._data[head + _PIECE.size : end]))
+            del self._data[:end]
+        keep = self._begun_mark()
+        self._take_text(bytes(self._data[: len(self._data) - keep]))
+        del self._data[: len(self._data) - keep]
+
+    def _begun_mark(self) -> int:
+        """How many bytes at the end may be the beginning of a mark."""
+        longest = min(len(_MARK) - 1, len(self._data))
+        return next((size for size in range(longest, 0, -1) if self._data.endswith(_MARK[:size])), 0)
+
+    def _take_piece(self, level: int, content: bytes) -> None:
+        self._pieces += content
+        if level == 0:
+            return
+        whole, self._pieces = bytes(self._pieces), bytearray()
+        if level == ord("f"):
+            self.last = json.loads(whole)
+        else:
+            self._channel.log(_LEVELS.get(level, "debug"), whole)
+
+    def _take_text(self, text: bytes) -> None:
+        first, *others = text.split(b"\n")
+        self._line += first[: _KEPT_OF_LINE - len(self._line)]
+        for line in others:
+            self._end_line()
+            self._line += line[:_KEPT_OF_LINE]
+
+    def _end_line(self) -> None:
+        line, self._line = self._line, bytearray()
+        self._channel.log("debug", encode(cut(line.decode("utf-8", "replace"))))
+
+    def end(self) -> None:
+        self._take_text(bytes(self._data))
+        self._data.clear()
+        if self._line:
+            self._end_line()
+
+
+class _Errors:
+    """Standard error: passed on as it comes, but for what may be the runtime's last words."""
+
+    def __init__(self) -> None:
+        self._held = bytearray()
+        self._is_crash = False
+
+    def take(self, data: bytes) -> None:
+        self._held += data
+        if not self._is_crash and (found := START.search(self._held)):
+            self._write(bytes(self._held[: found.start()]))
+            del self._held[: found.start()]
+            self._is_crash = True
+        if not self._is_crash:
+            end = self._held.rfind(b"\n") + 1
+            self._write(bytes(self._held[:end]))
+            del self._held[:end]
+        elif len(self._held) > _KEPT_OF_CRASH:
+            del self._held[_KEPT_OF_CRASH:]
+
+    def last_words(self) -> str:
+        return self._held.decode("utf-8", "replace") if self._is_crash else ""
+
+    def pass_on(self) -> None:
+        self._write(bytes(self._held))
+
+    def _write(self, data: bytes) -> None:
+        while data:
+            data = data[os.write(2, data) :]

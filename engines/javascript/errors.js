@@ -1,0 +1,144 @@
+'use strict';
+// An error that the action didn't catch, in words for its author: what kind of end it is, one line, the trace.
+//
+// The trace shows the author's frames only, each with its source line: not the engine's, not node's own.
+
+const fs = require('node:fs');
+const path = require('node:path');
+const { types } = require('node:util');
+const { fileURLToPath } = require('node:url');
+const { cutMiddle, oneLine } = require('./text');
+const { toLogText } = require('./values');
+const { FILE } = require('./source');
+
+const MIB = 1024 * 1024;
+const FRAME = /^ {4}at /;
+const PLACE = /([^\s()]+):(\d+):(\d+)\)?$/; // file, line and column at the end of a frame
+const PROGRAM = path.dirname(path.dirname(__dirname)); // outside a sandbox the engine may lie in /tmp as well
+const DEEPEST = 10; // causes of causes
+
+/** How an error ends the run: {kind, message, trace}. `limits` has the contract's keys, `lines` are the source's. */
+function failureOf(error, limits, lines) {
+  const [kind, message] = kindOf(error, limits);
+  return { kind, message: message + placeOf(error), trace: cutMiddle(trace(error, lines, DEEPEST)) };
+}
+
+function kindOf(error, limits) {
+  if (isOutOfMemory(error)) return ['out_of_memory', outOfMemory(limits)];
+  if (isRefusedProcess(error)) return ['too_many_processes', `too many processes or threads: the limit is ${limits.tasks}`];
+  return ['error', summary(error)];
+}
+
+function outOfMemory(limits) {
+  const limit = Number.isInteger(limits.memory_bytes) ? `: the limit is ${Math.floor(limits.memory_bytes / MIB)} MiB` : '';
+  return `out of memory${limit}`;
+}
+
+function isOutOfMemory(error) {
+  const codes = ['ERR_WORKER_OUT_OF_MEMORY', 'ERR_MEMORY_ALLOCATION_FAILED', 'ENOMEM'];
+  if (codes.includes(error?.code)) return true;
+  return error instanceof RangeError && /allocation failed|could not allocate memory|out of memory/i.test(error.message);
+}
+
+/** A child or thread that the kernel refused. EAGAIN from anything else isn't that. */
+function isRefusedProcess(error) {
+  if (error?.code === 'ERR_WORKER_INIT_FAILED') return /EAGAIN/.test(error.message);
+  return error?.code === 'EAGAIN' && /^(spawn|fork)/.test(String(error.syscall));
+}
+
+/** Type and message on one line. */
+function summary(error) {
+  return oneLine(headline(error));
+}
+
+function headline(error) {
+  try {
+    if (!types.isNativeError(error)) return `uncaught ${toLogText(error)}`;
+    const name = nameOf(error);
+    const text = String(error.message);
+    return text ? `${name}: ${text}` : name;
+  } catch {
+    return 'an error that could not be shown'; // the author's own getter or toString
+  }
+}
+
+/** A class that didn't set a name is known by its own. */
+function nameOf(error) {
+  const own = error.constructor?.name;
+  return error.name === 'Error' && typeof own === 'string' && own ? own : String(error.name);
+}
+
+/** " (line 3)": the innermost frame in the source, or where it doesn't compile. */
+function placeOf(error) {
+  const stack = stackOf(error);
+  const place = compilerPlace(stack) ?? stack.map(placeIn).find((found) => found?.file === FILE);
+  return place ? ` (line ${place.line})` : '';
+}
+
+/** A SyntaxError's stack begins with file and line, the line itself and the caret. */
+function compilerPlace(stack) {
+  const found = /^(.+):(\d+)$/.exec(stack[0] ?? '');
+  return found && found[1] === FILE ? { file: FILE, line: Number(found[2]) } : undefined;
+}
+
+function placeIn(frame) {
+  const found = FRAME.test(frame) ? PLACE.exec(frame) : null;
+  return found ? { file: found[1], line: Number(found[2]) } : undefined;
+}
+
+function stackOf(error) {
+  try {
+    return types.isNativeError(error) && typeof error.stack === 'string' ? error.stack.split('\n') : [];
+  } catch {
+    return [];
+  }
+}
+
+function trace(error, lines, depth) {
+  const stack = stackOf(error);
+  const compiler = compilerPlace(stack) ? stack.slice(0, 3) : [];
+  const frames = stack.filter((line) => FRAME.test(line) && isOfUser(line)).flatMap((frame) => withSource(frame, lines));
+  return [...compiler, headline(error), ...frames, ...related(error, lines, depth)].join('\n');
+}
+
+/** What caused it, and the members of an AggregateError. */
+function related(error, lines, depth) {
+  if (!types.isNativeError(error) || depth === 0) return [];
+  const members = Array.isArray(error.errors) ? error.errors.map((member) => ['One of the errors', member]) : [];
+  const cause = Object.hasOwn(error, 'cause') ? [['Caused by', error.cause]] : [];
+  return [...members, ...cause].map(([word, other]) => `${word}: ${trace(other, lines, depth - 1)}`);
+}
+
+/** The source itself, what it made by eval, and modules that it wrote to its own /tmp. */
+function isOfUser(frame) {
+  const file = placeIn(frame)?.file ?? '';
+  if (isOfProgram(file)) return false;
+  return file === FILE || file.startsWith('/tmp/') || file.startsWith('file:///tmp/') || frame.includes(`${FILE}:`);
+}
+
+function isOfProgram(file) {
+  return file.startsWith(PROGRAM + path.sep) || file.startsWith(`file://${PROGRAM}/`);
+}
+
+function withSource(frame, lines) {
+  const place = placeIn(frame);
+  const text = place && lineOf(place, lines)?.trim();
+  return text ? [frame, `        ${text}`] : [frame];
+}
+
+function lineOf({ file, line }, lines) {
+  if (file === FILE) return lines[line - 1];
+  try {
+    const name = file.startsWith('file:') ? fileURLToPath(file) : file;
+    return fs.readFileSync(name, 'utf8').split('\n')[line - 1];
+  } catch {
+    return undefined; // it is gone, or is none
+  }
+}
+
+/** The line of the author's that led here. */
+function placeOfCall() {
+  return placeOf(new Error('here'));
+}
+
+module.exports = { failureOf, placeOfCall };

@@ -1,0 +1,52 @@
+'use strict';
+// One process, one job: `node main.js JOB ANSWERS`, the descriptors of two pipes. Loads and rehearses, waits for its job, runs it.
+
+const fs = require('node:fs');
+const Module = require('node:module');
+const os = require('node:os');
+const { Channel, CutError, readFrame } = require('./channel');
+const { jobOf } = require('./job');
+const { rehearse } = require('./rehearsal');
+const { Run } = require('./run');
+const { PATH } = require('./source');
+const { Streams } = require('./streams');
+
+const [jobFd, answersFd] = process.argv.slice(2).map(Number);
+
+/** The process as an action is to find it. */
+function tidy() {
+  process.argv.splice(1, Infinity, PATH);
+  process.execArgv.length = 0;
+  for (const name of Object.keys(require.cache)) delete require.cache[name];
+  if (os.cpus().length === 0) {
+    const times = { user: 0, nice: 0, sys: 0, idle: 0, irq: 0 };
+    os.cpus = () => Array.from({ length: os.availableParallelism() }, () => ({ model: 'unknown', speed: 0, times: { ...times } }));
+  }
+  Module.syncBuiltinESMExports();
+}
+
+/** null when there is none: the sandbox is retired, or its job was cut short. */
+function awaitJob() {
+  try {
+    const frame = readFrame(jobFd);
+    fs.closeSync(jobFd);
+    return frame && jobOf(frame);
+  } catch (error) {
+    if (!(error instanceof CutError)) throw error;
+    process.exitCode = 1;
+    return null;
+  }
+}
+
+async function main() {
+  const channel = new Channel(answersFd);
+  const streams = new Streams(channel);
+  tidy();
+  await rehearse(channel, streams);
+  const job = awaitJob();
+  if (job === null) process.exit();
+  channel.maxLogBytes = job.maxLogBytes;
+  await new Run(job, channel, streams).start();
+}
+
+main();

@@ -1,0 +1,133 @@
+'use strict';
+// One run, from its job to its end. The server believes the exit status before it believes the channel, so the status says the
+// same: 0 completed, 1 failed.
+
+const { makeEngine } = require('./engine');
+const { failureOf, placeOfCall } = require('./errors');
+const { compile, mayDefineRun } = require('./source');
+const { cut, encode } = require('./text');
+
+const { listenerCount } = require('node:events').EventEmitter.prototype;
+const UNSETTLED = 'it waits for a promise that nothing will settle any more';
+const reallyExit = process.reallyExit.bind(process);
+
+class Run {
+  /** Job: see job.js. */
+  constructor(job, channel, streams) {
+    this.job = job;
+    this.channel = channel;
+    this.streams = streams;
+    this.lines = job.source.split(/\r\n|[\n\r\u2028\u2029]/);
+    this.isPlain = !mayDefineRun(job.source);
+    this.isExecuting = false;
+    this.hasEnded = false;
+  }
+
+  async start() {
+    this.watch();
+    if (this.isPlain) {
+      this.channel.send({ type: 'plain' });
+      this.streams.pass();
+    }
+    this.isExecuting = true;
+    try {
+      await this.execute();
+    } catch (error) {
+      this.fail(error);
+    }
+  }
+
+  async execute() {
+    const { job, channel, streams } = this;
+    const run = await compile(job.source, this.isPlain)();
+    this.isExecuting = false;
+    if (this.isPlain) return;
+    if (typeof run !== 'function') {
+      this.isPlain = true; // after all: its output, to the last, is the result
+      return;
+    }
+    streams.collected();
+    this.isExecuting = true;
+    await finish(run(makeEngine(job, channel, (kind, message) => this.endRun(kind, message))));
+    await nextTurn(); // a rejection that nobody has taken is told after the turn in which it was made
+    this.isExecuting = false;
+    process.exit();
+  }
+
+  /** Every way out of the process. */
+  watch() {
+    process.reallyExit = (status) => this.exit(status ?? 0);
+    const end = () => this.exit(process.exitCode ?? 0);
+    process.on('beforeExit', () => {
+      if (this.isExecuting) this.fail(new Error(UNSETTLED));
+      process.off('exit', end);
+      process.on('exit', end); // the last of them: the action's own may still log
+    });
+    this.onOwn('uncaughtException', (error) => this.fail(error));
+    this.onOwn('unhandledRejection', (reason) => this.fail(reason));
+  }
+
+  /** Ours steps back where the action has a listener of its own. */
+  onOwn(event, listener) {
+    process.on(event, (...given) => {
+      if (listenerCount.call(process, event) === 1) listener(...given);
+    });
+  }
+
+  exit(status) {
+    if (status !== 0) this.endFailed('error', `the action exited with status ${status}`);
+    if (this.hasEnded) reallyExit(status);
+    this.hasEnded = true;
+    if (this.isPlain && this.streams.printed) this.setPrinted();
+    this.streams.end();
+    this.channel.send({ type: 'done', dropped: this.channel.dropped });
+    reallyExit(0);
+  }
+
+  /** What a source printed that turned out to have no `Run`. */
+  setPrinted() {
+    const set = makeEngine(this.job, this.channel, (kind, message) => this.endRun(kind, message)).result;
+    set(this.streams.collected());
+  }
+
+  fail(error) {
+    const failure = failureOf(error, this.job.limits, this.lines);
+    this.logError(failure.trace);
+    this.endFailed(failure.kind, failure.message);
+  }
+
+  /** Not an exception: an action's `catch` would take it. */
+  endRun(kind, message) {
+    this.logError(message + placeOfCall());
+    this.endFailed(kind, message);
+  }
+
+  logError(text) {
+    this.streams.end();
+    this.channel.log('error', encode(cut(text)));
+  }
+
+  endFailed(kind, message) {
+    if (this.hasEnded) reallyExit(1);
+    this.hasEnded = true;
+    this.streams.end();
+    this.channel.send({ type: 'failed', kind, message, dropped: this.channel.dropped });
+    reallyExit(1);
+  }
+}
+
+/** Waits for what Run has returned. */
+async function finish(returned) {
+  if (/ (Async)?Generator\]$/.test(Object.prototype.toString.call(returned))) {
+    throw new TypeError('Run has a yield in it, so nothing of it was executed');
+  }
+  await returned;
+}
+
+function nextTurn() {
+  return new Promise((resolve) => {
+    setImmediate(resolve);
+  });
+}
+
+module.exports = { Run };

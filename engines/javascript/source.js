@@ -1,0 +1,162 @@
+'use strict';
+// The action's source: compiled as CommonJS or as an ES module, whichever it is, and shown in traces without a file.
+
+const { execFileSync } = require('node:child_process');
+const Module = require('node:module');
+const { pathToFileURL } = require('node:url');
+const vm = require('node:vm');
+
+const FILE = 'action.js'; // its name in traces
+const PATH = '/tmp/action.js'; // __filename: no such file exists, but the folder does and is the run's own
+const URL_OF_FILE = 'file:///tmp/action.js';
+const MAY_DEFINE_RUN = /\bRun\b|\bmodule\s*\.\s*exports\b|\bexport\s+default\b/;
+const OF_A_MODULE = [
+  'Cannot use import statement outside a module',
+  "Cannot use 'import.meta' outside a module",
+  "Unexpected token 'export'",
+  'await is only valid in async functions and the top level bodies of modules',
+  'Unexpected reserved word', // for await
+];
+const WRAPPED = ['exports', 'require', 'module', '__filename', '__dirname']; // what CommonJS gives
+const TOP_LEVEL_RUN = 'typeof Run === "undefined" ? undefined : Run';
+const CHECK_MS = 10_000;
+
+/** A source as it is compiled: without an editor's byte-order mark, and a first line `#!…` is a comment. */
+function readSource(bytes) {
+  return bytes.toString('utf8').replace(/^\ufeff/, '').replace(/^#!/, '//');
+}
+
+/** False for what can't define `Run`, which is a plain program then; true may prove wrong when it has been executed. */
+function mayDefineRun(source) {
+  return MAY_DEFINE_RUN.test(source);
+}
+
+/**
+ * Compiles; returns an async function that executes the top level and returns `Run`, or what else the source has there.
+ * Throws SyntaxError. `isMain` is what `require.main === module` says.
+ */
+function compile(source, isMain) {
+  const module = makeModule(isMain);
+  try {
+    const execute = compileCommonJs(source, module.require);
+    return () => executeCommonJs(execute, module);
+  } catch (error) {
+    if (!OF_A_MODULE.includes(error.message) && !isAwaitAtTop(error, source)) throw error;
+    return compileModule(source, module.require);
+  }
+}
+
+/** `const a = await …`: the parser of scripts takes `await` for a name, and complains of what follows. */
+function isAwaitAtTop(error, source) {
+  if (!(error instanceof SyntaxError) || !/\bawait\b/.test(source)) return false;
+  try {
+    new vm.SourceTextModule(source, { identifier: FILE });
+    return true;
+  } catch {
+    return false;
+  }
+}
+
+/** With a last line that returns the function `Run`, which nothing outside could reach. */
+function compileCommonJs(source, require) {
+  const options = { filename: FILE, importModuleDynamically: (specifier) => load(specifier, require) };
+  try {
+    return vm.compileFunction(`${source}\nreturn ${TOP_LEVEL_RUN};`, WRAPPED, options);
+  } catch (error) {
+    vm.compileFunction(source, WRAPPED, options); // says what is wrong without our line
+    throw error;
+  }
+}
+
+async function executeCommonJs(execute, { module, require }) {
+  const local = execute.call(module.exports, module.exports, require, module, PATH, '/tmp');
+  module.loaded = true;
+  const exported = module.exports;
+  return exported?.Run ?? (typeof exported === 'function' ? exported : local);
+}
+
+function makeModule(isMain) {
+  const module = new Module(PATH, null);
+  module.filename = PATH;
+  module.paths = Module._nodeModulePaths('/tmp');
+  const require = Module.createRequire(PATH);
+  process.mainModule = isMain ? module : undefined;
+  require.main = process.mainModule;
+  module.require = require;
+  return { module, require };
+}
+
+function compileModule(source, require) {
+  let local;
+  const take = { set: (value) => (local = value), configurable: true };
+  const module = parseModule(`${source}\nimport.meta.Run = ${TOP_LEVEL_RUN};`, source, {
+    identifier: FILE,
+    initializeImportMeta: (meta) => {
+      Object.assign(meta, { url: URL_OF_FILE, filename: PATH, dirname: '/tmp', resolve: (name) => locate(name, require) });
+      Object.defineProperty(meta, 'Run', take);
+    },
+    importModuleDynamically: (specifier) => load(specifier, require),
+  });
+  return async () => {
+    await module.link((specifier) => load(specifier, require));
+    await module.evaluate();
+    const { Run, default: main } = module.namespace;
+    return Run ?? main?.Run ?? (typeof main === 'function' ? main : local);
+  };
+}
+
+function parseModule(text, source, options) {
+  try {
+    return new vm.SourceTextModule(text, options);
+  } catch (error) {
+    throw withPlace(error, source);
+  }
+}
+
+/** This parser doesn't say where; the program `node --check` does. */
+function withPlace(error, source) {
+  try {
+    const options = { input: source, stdio: ['pipe', 'ignore', 'pipe'], timeout: CHECK_MS };
+    execFileSync(process.execPath, ['--check', '--input-type=module', '-'], options);
+  } catch (failed) {
+    const [place, line, caret] = String(failed.stderr ?? '').split('\n');
+    const number = /^\[stdin\]:(\d+)$/.exec(place);
+    if (number) error.stack = [`${FILE}:${number[1]}`, line, caret, '', error.stack].join('\n');
+  }
+  return error;
+}
+
+/** What import gives: one of node's own modules, at once, or a file of the action's by way of node's loader, which is slower. */
+async function load(specifier, require) {
+  if (Module.isBuiltin(specifier)) return ownModule(specifier.replace(/^node:/, ''), specifier, require);
+  const found = await import(locate(specifier, require));
+  return synthetic(specifier, Object.keys(found), found);
+}
+
+const ownModules = new Map();
+
+function ownModule(name, specifier, require) {
+  if (!ownModules.has(name)) {
+    const exported = require(specifier);
+    const names = Object.keys(exported).filter((key) => key !== 'default');
+    ownModules.set(name, synthetic(specifier, ['default', ...names], { ...exported, default: exported }));
+  }
+  return ownModules.get(name);
+}
+
+/** A module that exports these values. */
+async function synthetic(identifier, names, values) {
+  const module = new vm.SyntheticModule(names, () => names.forEach((name) => module.setExport(name, values[name])), { identifier });
+  await module.link(() => {});
+  await module.evaluate();
+  return module;
+}
+
+/** A URL for import(): relative ones are meant from /tmp, whatever file we are. */
+function locate(specifier, require) {
+  if (/^[a-z][a-z0-9+.-]*:/i.test(specifier)) return specifier;
+  if (/^\.{0,2}\//.test(specifier)) return new URL(specifier, URL_OF_FILE).href;
+  return pathToFileURL(require.resolve(specifier)).href;
+}
+
+module.exports = { FILE, PATH, compile, mayDefineRun, readSource };

@@ -1,0 +1,86 @@
+'use strict';
+// What `result.set` and `log` make of a value: the bytes of the answer, the text of an entry.
+
+const { inspect, types } = require('node:util');
+const { encode } = require('./text');
+
+const { stringify } = JSON; // an action may change the one it finds
+
+/**
+ * The answer's bytes: a string or bytes as they are, anything else as JSON.
+ *
+ * What JSON can't hold becomes its string: inside an object or array as a JSON string, so that the JSON stays valid; on its
+ * own as plain text, or as a JSON string when the content type is JSON (`asJson`).
+ */
+function toBytes(value, asJson) {
+  if (typeof value === 'string') return encode(value);
+  if (ArrayBuffer.isView(value)) return Buffer.from(value.buffer, value.byteOffset, value.byteLength);
+  if (types.isAnyArrayBuffer(value)) return Buffer.from(value);
+  const json = toJson(value);
+  if (json !== undefined) return encode(json);
+  const text = asText(value);
+  return encode(asJson ? wellFormed(stringify(text)) : text);
+}
+
+/** The text of a log entry: a string as it is, anything else as JSON, and what JSON can't hold as its string. */
+function toLogText(value) {
+  if (typeof value === 'string') return value;
+  return toJson(value) ?? asText(value);
+}
+
+/** undefined for what JSON can't hold, or what holds itself. */
+function toJson(value) {
+  if (!isJsonValue(value)) return undefined;
+  try {
+    const json = stringify(value, plain);
+    return json === undefined ? undefined : wellFormed(json);
+  } catch (error) {
+    if (error instanceof TypeError && holdsItself(value, new Set())) return undefined;
+    throw error;
+  }
+}
+
+function isJsonValue(value) {
+  if (typeof value === 'number') return Number.isFinite(value);
+  if (types.isNativeError(value)) return false;
+  return value === null || typeof value === 'boolean' || typeof value === 'string' || typeof value === 'object';
+}
+
+/** The replacer: an invalid date has a toJSON of null, so it is looked at as it was. */
+function plain(key, value) {
+  const original = this[key];
+  if (types.isDate(original) && Number.isNaN(original.getTime())) return String(original);
+  if (types.isMap(value)) return entriesOf(value);
+  if (types.isSet(value)) return [...value];
+  if (types.isTypedArray(value)) return [...value];
+  return value === undefined || isJsonValue(value) ? value : asText(value);
+}
+
+/** A map becomes an object where its keys are strings or numbers, else an array of pairs. */
+function entriesOf(map) {
+  const hasNames = [...map.keys()].every((key) => typeof key === 'string' || typeof key === 'number');
+  return hasNames ? Object.fromEntries(map) : [...map];
+}
+
+function asText(value) {
+  if (types.isNativeError(value)) return `${value.name}: ${value.message}`;
+  return typeof value === 'object' || typeof value === 'function' ? inspect(value) : String(value);
+}
+
+function holdsItself(value, above) {
+  if (typeof value !== 'object' || value === null) return false;
+  if (above.has(value)) return true;
+  above.add(value);
+  const items = types.isMap(value) ? [...value].flat() : types.isSet(value) ? [...value] : Object.values(value);
+  const found = items.some((item) => holdsItself(item, above));
+  above.delete(value);
+  return found;
+}
+
+/** JSON.stringify writes a lone surrogate as its escape, which many readers refuse: U+FFFD takes its place. */
+function wellFormed(json) {
+  if (!json.includes('\\ud')) return json;
+  return json.replace(/\\(?:ud[89a-f][0-9a-f]{2}|.)/g, (escape) => (escape.startsWith('\\ud') ? '\ufffd' : escape));
+}
+
+module.exports = { toBytes, toLogText };

@@ -1,0 +1,3 @@
+def Run(engine):
+    engine.log.info("an action")
+    engine.result.set(engine.params.get("text"))

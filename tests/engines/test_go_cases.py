@@ -1,0 +1,120 @@
+"""The cases that every engine must pass, on the Go engine by itself: real builds, a real parent, real pipes."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from engines.go.build import FLAGS, lay_out, settings_of_toolchain
+from tests.cases import ROOT, Case, check_body, check_headers, check_logs, is_text, load_cases
+from tests.engines.conftest import ENVIRONMENT, HANG_GUARD, Ran, drain, frame, read_frames, start
+
+CASES = load_cases("go")
+BUILD_GUARD = 600.0  # seconds for all cases at once, the standard library among them
+_CHILD = f"""
+import sys
+sys.path.insert(0, {str(ROOT)!r})
+from engines.go.run import work
+from engines.spec import Place
+job, answers, program = map(int, sys.argv[1:])
+sys.exit(work(Place(job, answers, 0, lambda limits: None, lambda: program)))
+"""
+
+
+@pytest.fixture(scope="session")
+def programs(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Case], Path]:
+    """All cases are built together, which is several times as quick."""
+    go = shutil.which("go")
+    if go is None:
+        pytest.skip("there is no go on PATH: install golang-go")
+    folder = tmp_path_factory.mktemp("go")
+    places = {}
+    for number, case in enumerate(CASES):
+        places[case.name] = folder / "out" / f"case{number}"
+        lay_out(case.source, folder / f"case{number}", f"codeactions/case{number}")
+    (folder / "go.mod").write_text((ROOT / "engines/go/go.mod").read_text())
+    for part in ("engine", "quiet"):
+        shutil.copytree(ROOT / "engines/go" / part, folder / part)
+    (folder / "out").mkdir()
+    environment = settings_of_toolchain(folder / "cache") | ENVIRONMENT | {"GOFLAGS": "-p=2"}
+    command = [go, "build", *FLAGS, "-o", "out/", *(f"./case{number}" for number in range(len(CASES)))]
+    subprocess.run(command, cwd=folder, env=environment, check=True, timeout=BUILD_GUARD)
+    return lambda case: places[case.name]
+
+
+def run(program: Path, case: Case) -> Ran:
+    text = case.source.encode()
+    limits = {"memory_bytes": 256 << 20, "tasks": 64} | msgspec.to_builtins(case.limits)
+    header: dict[str, Any] = {
+        "type": "job",
+        "source_bytes": len(text),
+        "method": case.request.method,
+        "path": case.request.path,
+        "params": case.request.params,
+        "headers": case.request.headers,
+        "limits": limits,
+        "max_log_bytes": 1 << 20,
+        "max_result_bytes": 10 << 20,
+    }
+    return send(program, frame(header, text + case.request.body_bytes))
+
+
+def send(program: Path, job: bytes) -> Ran:
+    (job_in, job_out), (out_in, out_out) = os.pipe(), os.pipe()
+    binary = os.open(program, os.O_RDONLY)
+    given = (job_in, out_out, binary)
+    child = subprocess.Popen(
+        [sys.executable, "-I", "-c", _CHILD, *map(str, given)],
+        env=ENVIRONMENT,
+        pass_fds=given,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    for fd in given:
+        os.close(fd)
+    assert child.stdout is not None
+    assert child.stderr is not None
+    frames: list[tuple[dict[str, Any], bytes]] = []
+    outputs = (bytearray(), bytearray())
+    readers = [
+        start(lambda: read_frames(out_in, frames)),
+        start(drain(child.stdout.fileno(), outputs[0])),
+        start(drain(child.stderr.fileno(), outputs[1])),
+    ]
+    with open(job_out, "wb") as pipe:
+        pipe.write(job)
+    status = child.wait(HANG_GUARD)
+    for reader in readers:
+        reader.join(HANG_GUARD)
+        assert not reader.is_alive()
+    os.close(out_in)
+    child.stdout.close()
+    child.stderr.close()
+    return Ran(frames, bytes(outputs[0]), bytes(outputs[1]), status)
+
+
+def logs_of(ran: Ran) -> list[tuple[str, str]]:
+    """What comes by standard error the server logs."""
+    return ran.logs + [("error", line) for line in ran.stderr.decode().splitlines()]
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_it_behaves_as_the_case_says(case: Case, programs: Callable[[Case], Path]) -> None:
+    ran = run(programs(case), case)
+    assert ran.outcome == case.expect.outcome, ran
+    check_logs(case.expect, logs_of(ran))
+    if case.expect.message is not None:
+        assert is_text(ran.last["message"], case.expect.message), ran.last
+    if case.expect.outcome == "completed":
+        header, body = ran.result
+        assert header["status_code"] == case.expect.status
+        assert case.expect.content_type in (None, header["content_type"])
+        check_headers(case.expect, header["headers"])
+        check_body(case.expect, body)

@@ -1,0 +1,165 @@
+"""Compiled sources, in a real appliance: when they are built, how often, what is kept, and what authors are told."""
+
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.appliance import Appliance, at_once, eventually, running
+from tests.golang import build_of, compiling, events, go_program, until_built
+
+QUEUE = 500
+
+
+def action(text: str) -> str:
+    return f'package actions\n\nfunc Run(engine *Engine) {{\n\tengine.Result.Set("{text}")\n}}\n'
+
+
+@pytest.fixture(scope="module")
+def appliance(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Appliance]:
+    settings = {"worker_pool_queue_size": QUEUE, "worker_pool_project_queue_size": QUEUE}
+    with compiling(tmp_path_factory.mktemp("go") / "state", **settings) as appliance:
+        yield appliance
+
+
+def create(appliance: Appliance, source: str) -> str:
+    return appliance.create(source, language="go")
+
+
+def test_a_save_builds_in_the_background(appliance: Appliance) -> None:
+    code_id = create(appliance, action("background"))
+    assert until_built(appliance, code_id) == {"status": "ready", "message": None}
+    before = len(events(appliance, "build ready"))
+    assert appliance.call(code_id).body == b"background"
+    assert len(events(appliance, "build ready")) == before
+
+
+def test_a_changed_source_is_built_anew(appliance: Appliance) -> None:
+    code_id = create(appliance, action("old"))
+    assert appliance.call(code_id).body == b"old"
+    answer = appliance.manage("PATCH", f"/code/{code_id}", action("new").encode()).json()
+    assert answer["build"]["status"] in ("pending", "building")
+    until_built(appliance, code_id)
+    assert appliance.call(code_id).body == b"new"
+
+
+def test_two_hundred_first_calls_at_once_make_one_build(appliance: Appliance) -> None:
+    code_id = create(appliance, action("once"))
+    before = len(events(appliance, "build ready"))
+    answers = at_once([lambda: appliance.call(code_id)] * 200)
+    assert {answer.body for answer in answers} == {b"once"}
+    eventually(lambda: len(events(appliance, "build ready")) > before)
+    assert len(events(appliance, "build ready")) <= before + 1
+
+
+def test_two_codes_with_one_source_share_the_program(appliance: Appliance) -> None:
+    create_and_call = [appliance.call(create(appliance, action("shared"))).body for _ in range(2)]
+    assert create_and_call == [b"shared", b"shared"]
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("package actions\n\nfunc Run(engine *Engine) {\n\tx\n}\n", "action.go:4:2: undefined: x"),
+        (
+            "package actions\n\nfunc Ran() {}\n",
+            "action.go: there is no func Run(engine *Engine); a program of its own is package main",
+        ),
+        ("package other\n", "action.go: the package is other; it must be actions, with func Run(engine *Engine), or main"),
+        ("no Go\n", "action.go:1:1: expected 'package', found no"),
+        (
+            "package actions\n\nfunc Run(engine *Engine) int { return 1 }\n",
+            "action.go:3: Run must be func(engine *Engine) or func(engine *Engine) error, not func(engine *Engine) int",
+        ),
+        (
+            "package actions\n\ntype Request int\n\nfunc Run(engine *Engine) {}\n",
+            "action.go:3:6: Request redeclared in this block: Request is a name that the engine gives to every action",
+        ),
+        (
+            'package actions\n\nimport _ "example.org/x"\n\nfunc Run(engine *Engine) {}\n',
+            "action.go:3:8: no required module provides package example.org/x: only the standard library can be used",
+        ),
+    ],
+)
+def test_a_source_that_does_not_compile_is_explained(appliance: Appliance, source: str, message: str) -> None:
+    code_id = create(appliance, source)
+    answer = appliance.call(code_id)
+    assert (answer.status, answer.json()["message"]) == (500, message)
+    assert build_of(appliance, code_id) == {"status": "failed", "message": message}
+    assert appliance.run_of(answer)["extra"]["outcome"] == "error"
+    assert appliance.logs_of(answer) == [("error", message)]
+
+
+def test_all_errors_of_a_source_are_logged(appliance: Appliance) -> None:
+    answer = appliance.call(create(appliance, "package actions\n\nfunc Run(engine *Engine) {\n\ta()\n\tb()\n}\n"))
+    assert answer.json()["message"] == "action.go:4:2: undefined: a (and 1 more)"
+    assert [content for _, content in appliance.logs_of(answer)] == ["action.go:4:2: undefined: a", "action.go:5:2: undefined: b"]
+
+
+def test_a_program_is_kept_for_its_owner_only(appliance: Appliance) -> None:
+    until_built(appliance, create(appliance, action("kept")))
+    kept = [path for path in (appliance.state_dir / "builds").iterdir() if path.is_file()]
+    assert {stat.S_IMODE(path.stat().st_mode) for path in kept} == {0o600}
+
+
+def test_a_language_that_is_compiled_says_nothing_of_builds_for_others(appliance: Appliance) -> None:
+    assert "build" not in appliance.manage("GET", f"/code/{appliance.create('x = 1')}").json()
+
+
+def test_the_least_recently_used_go(tmp_path: Path) -> None:
+    with compiling(tmp_path / "state", go_cache_bytes=1) as appliance:
+        for text in ("first", "second"):
+            assert appliance.call(create(appliance, action(text))).body == text.encode()
+        eventually(lambda: len([path for path in (tmp_path / "state" / "builds").iterdir() if path.is_file()]) == 1)
+
+
+def test_a_build_that_takes_too_long_says_so(tmp_path: Path) -> None:
+    with running(tmp_path / "state", go=go_program(), build_timeout="1s") as appliance:
+        answer = appliance.call(create(appliance, action("late")))
+        assert answer.status == 500
+        assert answer.json()["message"] == "the source could not be compiled within 1 s (BUILD_TIMEOUT)"
+
+
+def test_a_build_without_memory_says_so(tmp_path: Path) -> None:
+    with running(tmp_path / "state", go=go_program(), build_memory="32M") as appliance:
+        answer = appliance.call(create(appliance, action("big")))
+        assert answer.status == 500
+        assert answer.json()["message"] == "the source could not be compiled: out of memory: the limit is 32 MiB (BUILD_MEMORY)"
+
+
+def test_a_host_without_go_refuses_its_sources_and_says_what_to_install(tmp_path: Path) -> None:
+    with running(tmp_path / "state") as appliance:
+        query = "name=a&project_uuid=p&language=go&type=endpoint"
+        answer = appliance.manage("POST", f"/code?{query}", action("none").encode())
+        assert answer.status == 409
+        assert "install Go 1.19 or newer (on Debian: apt install golang-go)" in answer.json()["message"]
+        assert appliance.run("print('unhurt')").body == b"unhurt\n"
+
+
+def test_health_names_the_version(appliance: Appliance) -> None:
+    goroot = Path(os.path.realpath(go_program())).parents[1]
+    version = (goroot / "VERSION").read_text().split()[0].removeprefix("go")
+    assert appliance.request("GET", "/health").json()["services"]["engine_go"]["message"] == version
+
+
+EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
+
+
+def test_the_examples_in_go_do_what_they_say(appliance: Appliance) -> None:
+    hello = create(appliance, (EXAMPLES / "hello.go").read_text())
+    assert appliance.call(hello, b"text", name="Ada").json() == {"message": "Hello, Ada!", "received": "text"}
+    table = create(appliance, (EXAMPLES / "csv_to_json.go").read_text())
+    assert appliance.call(table, b"city,people\nLisbon,545796\n").json() == [{"city": "Lisbon", "people": "545796"}]
+    webhook = create(appliance, (EXAMPLES / "webhook.go").read_text())
+    assert (appliance.call(webhook, b"{}").status, appliance.call(webhook, b"{}").json()) == (
+        401,
+        {"error": "the signature is wrong"},
+    )
+
+
+def test_the_action_in_the_documents_works(appliance: Appliance) -> None:
+    text = (EXAMPLES.parent / "docs" / "actions.md").read_text()
+    source = text.partition("```go\n")[2].partition("```")[0]
+    assert appliance.call(create(appliance, source), name="Ada").json() == {"message": "Hello, Ada!"}
