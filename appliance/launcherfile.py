@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from appliance.builds import FOLDER, TOOLCHAIN
 from appliance.entities import Language, Network
 from appliance.errors import CannotStart
 from appliance.runner.launch.limits import Limits
@@ -23,7 +22,7 @@ from appliance.settings_table import GIB, LAST_UID_BASE, MIB
 from engines.table import spec_of
 
 SYSTEM_FILE = Path("/etc/codeactions/launcher.toml")
-_STATE = Path("/var/lib/codeactions")
+_TOOLCHAIN = Path("/run/codeactions/toolchain")  # the unit shows the server's folder there: the folders above it are the server's alone
 
 
 @dataclass(frozen=True)
@@ -50,7 +49,7 @@ KEYS: Mapping[str, Key] = {
     "sandbox_uid_base": Key(whole(65_536, LAST_UID_BASE), 1_900_000_000, "First of the uids that runs get."),
     "node": Key(PATH, None, "The node to use; unset, the one on PATH."),
     "network_allow": Key(OPENINGS, (), "Hosts or ranges that runs may reach beside public addresses (NETWORK_ALLOW)."),
-    "toolchain_cache": Key(PATH, _STATE / FOLDER / TOOLCHAIN, "What the server's builds have filled: builds read it."),
+    "toolchain_cache": Key(PATH, _TOOLCHAIN, "What the server's builds have filled: builds read it."),
     "go": Key(PATH, None, "The go to use; unset, the one on PATH."),
     "log_level": Key(LEVEL, "info", "The least level that the launcher logs."),
 }
