@@ -22,7 +22,9 @@ from appliance.settings_table import GIB, LAST_UID_BASE, MIB
 from engines.table import spec_of
 
 SYSTEM_FILE = Path("/etc/codeactions/launcher.toml")
-_TOOLCHAIN = Path("/run/codeactions/toolchain")  # the unit shows the server's folder there: the folders above it are the server's alone
+_TOOLCHAIN = Path(
+    "/run/codeactions/toolchain"
+)  # the unit shows the server's folder there: the folders above it are the server's alone
 
 
 @dataclass(frozen=True)

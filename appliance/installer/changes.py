@@ -45,6 +45,17 @@ class Changes:
         if not path.exists():
             self.write(path, text, mode)
 
+    def remove(self, path: Path) -> bool:
+        """Whether it was there."""
+        before = _content(path)
+        if before is None:
+            return False
+        self.tell(f"remove {path}")
+        if not self.is_dry:
+            self.undo.callback(_restore, path, before)
+            path.unlink()
+        return True
+
     def link(self, path: Path, target: str) -> bool:
         before = os.readlink(path) if path.is_symlink() else None
         if before == target:
@@ -79,16 +90,24 @@ class Changes:
             try:
                 shutil.copytree(source, target, symlinks=True)
             except OSError as error:
-                raise StepFailed(f"{target} can't be made: {error}; is its file system full?") from None
+                raise StepFailed(f"{target} can't be made: {_first_reason(error)}; is its file system full?") from None
 
-    def run(self, *command: str, advice: str, undo: Callable[[], object] | None = None) -> None:
+    def run(self, *command: str, advice: str | Callable[[], str], undo: Callable[[], object] | None = None) -> None:
+        """`advice`: what to do when it fails, or who tells it then."""
         self.tell(f"run {' '.join(command)}")
         if self.is_dry:
             return
         if undo is not None:
             self.undo.callback(undo)
         if reason := failure_of(*command):
-            raise StepFailed(f"`{' '.join(command)}` failed: {reason}; {advice}")
+            raise StepFailed(f"`{' '.join(command)}` failed: {reason}; {advice if isinstance(advice, str) else advice()}")
+
+
+def _first_reason(error: OSError) -> str:
+    """shutil.copytree goes on, and tells of each file that it couldn't copy."""
+    if isinstance(error, shutil.Error):
+        return str(error.args[0][0][-1])
+    return str(error.strerror)
 
 
 def failure_of(*command: str) -> str:

@@ -1,6 +1,7 @@
 """What an installation consists of: paths and the texts of its files. Pure, but for reading our own sources."""
 
 import hashlib
+import shlex
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import NamedTuple
 
 import appliance
 from appliance import __version__
+from appliance import program as this_program
 from appliance.settings_table import Settings
 
 UNITS = Path("/etc/systemd/system")
@@ -18,11 +20,13 @@ CREDENTIALS = ETC / "credentials"
 STATE = Path("/var/lib/codeactions")
 RUN = Path("/run/codeactions")
 UID_LOCKS = Path("/run/codeactions-uids.lock")
+UNPACKED = Path("/usr/local/lib/codeactions")  # where the binary unpacks itself for root, whatever --prefix is
 USER = "codeactions"
 
 SERVICE = "codeactions.service"
 SOCKETS = ("codeactions.socket", "codeactions-launcher.socket")
 LAUNCHER = "codeactions-launcher.service"
+OF_A_CHECKOUT = [UNITS / f"{name}.d/checkout.conf" for name in (SERVICE, LAUNCHER)]
 SLICES = ("codeactions-runs.slice", "codeactions.slice")
 _SOURCES = Path(appliance.__file__).parent.parent
 
@@ -50,7 +54,7 @@ class Program(NamedTuple):
 
 
 def program(prefix: Path) -> Program:
-    tree = Path(sys.executable).resolve().parent if getattr(sys, "frozen", False) else None
+    tree = this_program.tree()
     version = tree.name if tree else f"{__version__}-{_digest_of_sources()}"
     return Program(prefix / "lib/codeactions", version, tree, prefix / "bin/codeactions")
 
@@ -65,8 +69,7 @@ def _digest_of_sources() -> str:
 
 
 def script() -> str:
-    # -P: a folder `appliance` in the working directory must not be what runs.
-    return f'#!/bin/sh\nexec "{sys.executable}" -P -m appliance "$@"\n'
+    return f'#!/bin/sh\nexec {shlex.join(this_program.command())} "$@"\n'
 
 
 def units(settings: Settings, program: Program) -> Iterator[tuple[Path, str]]:
@@ -81,8 +84,7 @@ def units(settings: Settings, program: Program) -> Iterator[tuple[Path, str]]:
         # A checkout may lie where the units see nothing, /tmp or a home.
         folders = sorted({str(_SOURCES), sys.prefix, sys.base_prefix})
         shown = "[Service]\nProtectHome=tmpfs\n" + "".join(f"BindReadOnlyPaths={folder}\n" for folder in folders)
-        for name in (SERVICE, LAUNCHER):
-            yield UNITS / f"{name}.d/checkout.conf", shown
+        yield from ((path, shown) for path in OF_A_CHECKOUT)
 
 
 def source(name: str) -> str:

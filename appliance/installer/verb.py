@@ -19,12 +19,16 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from appliance import launcherfile, settings, settings_report
+from appliance import launcherfile, logsetup, settings, settings_report
+from appliance import program as this_program
 from appliance.installer import layout
 from appliance.installer.changes import Changes, StepFailed, failure_of, remove_empty
+from appliance.runner.launch.network import forwarding
 
 _TOOLS = ("systemctl", "systemd-sysusers", "systemd-tmpfiles", "userdel")
 _HEALTH_SECONDS = 30.0
+_DOCTOR_SECONDS = 600.0  # six on a quiet machine, a minute and a half on an emulated one
+_LAST_SYSTEM_UID = 999  # login.defs(5), SYS_UID_MAX
 
 
 def install(arguments: argparse.Namespace) -> int:
@@ -32,6 +36,7 @@ def install(arguments: argparse.Namespace) -> int:
     _require_systemd(is_booted=not arguments.no_start)
     wanted = settings.load({}).settings
     _require_address(wanted)
+    _require_own_user()
     program = layout.program(arguments.prefix)
     changes = Changes(is_dry=arguments.dry_run)
     with changes.undo:
@@ -70,19 +75,42 @@ def _require_address(wanted: settings.Settings) -> None:
         raise StepFailed("PORT 0 is a port that nobody knows: write one into /etc/codeactions/config.toml")
 
 
+def _require_own_user() -> None:
+    if _has_user() and not _is_system_user():
+        uid = pwd.getpwnam(layout.USER).pw_uid
+        raise StepFailed(
+            f"the user {layout.USER} is somebody's (uid {uid}), and the service would have his name: rename him (usermod --login), "
+            "and install again"
+        )
+
+
+def _is_system_user() -> bool:
+    return pwd.getpwnam(layout.USER).pw_uid <= _LAST_SYSTEM_UID
+
+
 def _place_program(changes: Changes, program: layout.Program) -> bool:
     if program.tree is None:
         changes.write(program.folder / "codeactions", layout.script(), 0o755)
-    elif program.tree != program.folder:
-        changes.copy_tree(program.tree, program.folder)
+    else:
+        if program.tree != program.folder:
+            changes.copy_tree(program.tree, program.folder)
+        _refuse_changeable(changes, program.folder)
     is_other = changes.link(program.current, program.version)
     changes.link(program.link, str(program.command))
     return is_other
 
 
+def _refuse_changeable(changes: Changes, folder: Path) -> None:
+    """The launcher wouldn't start from there: an older Debian's /usr/local is its group staff's too."""
+    if not changes.is_dry and (changeable := this_program.changeable_by_others(folder)) is not None:
+        raise StepFailed(f"others than root can write {changeable}: `chmod go-w {changeable}`, or install with --prefix /opt")
+
+
 def _write_units(changes: Changes, wanted: settings.Settings, program: layout.Program) -> bool:
-    written = [changes.write(path, text) for path, text in layout.units(wanted, program)]
-    return any(written)
+    wished = dict(layout.units(wanted, program))
+    changed = [changes.write(path, text) for path, text in wished.items()]
+    changed += [changes.remove(path) for path in layout.OF_A_CHECKOUT if path not in wished]
+    return any(changed)
 
 
 def _make_user(changes: Changes) -> None:
@@ -101,10 +129,17 @@ def _make_folders(changes: Changes) -> None:
             "--create",
             str(layout.TMPFILES),
             advice="is the file system full or read-only?",
-            undo=lambda: remove_empty(reversed(missing)),
+            undo=lambda: _remove_made(missing),
         )
     changes.write_once(layout.ETC / "config.toml", settings_report.commented_toml())
     changes.write_once(layout.ETC / "launcher.toml", launcherfile.commented())
+
+
+def _remove_made(folders: list[Path]) -> None:
+    """What a server of minutes has put into a state folder that is as old goes with it."""
+    if layout.STATE in folders:
+        shutil.rmtree(layout.STATE, ignore_errors=True)
+    remove_empty(reversed(folders))
 
 
 def _start(changes: Changes, wanted: settings.Settings, *, is_other: bool, was_active: bool) -> None:
@@ -113,17 +148,25 @@ def _start(changes: Changes, wanted: settings.Settings, *, is_other: bool, was_a
         changes.run("systemctl", "daemon-reload", advice="see `systemctl status`")
     if not all(_is_enabled(unit) for unit in units):
         changes.run("systemctl", "enable", "--quiet", *units, advice="see `systemctl status`", undo=lambda: _disable(units))
-    look = f"see `journalctl -u {layout.SERVICE} -u {layout.LAUNCHER}`"
     if not was_active:
         _require_port(wanted)
-        changes.run("systemctl", "start", *units, advice=look, undo=lambda: _stop((*units, *layout.SLICES)))
+        changes.run("systemctl", "start", *units, advice=_last_words, undo=lambda: _stop((*units, *layout.SLICES)))
     elif is_other:
         _take_up_address(changes, wanted)
-        changes.run("systemctl", "restart", layout.SERVICE, advice=look)
+        changes.run("systemctl", "restart", layout.SERVICE, advice=_last_words)
     if changes.is_dry:
         return
     if unwell := _unwell(wanted):
-        raise StepFailed(f"it doesn't answer well: {unwell}; {look}")
+        raise StepFailed(f"it doesn't answer well: {unwell}; {_last_words()}")
+
+
+def _last_words() -> str:
+    """The services' own, without systemd's about them."""
+    fields = " + ".join(f"_SYSTEMD_UNIT={unit}" for unit in (layout.SERVICE, layout.LAUNCHER)).split()
+    command = ["journalctl", "--boot", "--no-pager", "--output=cat", "--lines=1", *fields]
+    said = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+    look = f"see `journalctl -u {layout.SERVICE} -u {layout.LAUNCHER}`"
+    return f"it said last: {said}; {look}" if said else look
 
 
 def _take_up_address(changes: Changes, wanted: settings.Settings) -> None:
@@ -183,16 +226,18 @@ def _report(changes: Changes, wanted: settings.Settings, *, is_started: bool) ->
 def uninstall(arguments: argparse.Namespace) -> int:
     """Goes on where something is missing: half an installation can be taken away too."""
     _require_root()
+    logsetup.configure("error", logsetup.style_of(sys.stderr, ""))
     program = layout.program(arguments.prefix)
     units = (layout.SERVICE, layout.LAUNCHER, *layout.SOCKETS, *layout.SLICES)
     if Path("/run/systemd/system").is_dir():
         _stop(units)
         _disable(units)
+    forwarding.give_back_what_is_left()
     found = _remove(_own_paths(program))
     remove_empty([program.home.parent, layout.SYSUSERS.parent])
     if arguments.purge:
         found += _remove([layout.ETC, layout.STATE])
-        if _has_user() and (reason := _remove_user()):
+        if _has_user() and _is_system_user() and (reason := _remove_user()):
             raise StepFailed(f"the user {layout.USER} can't be removed: {reason}; end its processes and uninstall again")
     if Path("/run/systemd/system").is_dir():
         failure_of("systemctl", "daemon-reload")
@@ -211,16 +256,30 @@ def _own_paths(program: layout.Program) -> list[Path]:
     units = [layout.UNITS / name for name in names]
     drop_ins = [layout.UNITS / f"{name}.d" for name in (layout.SERVICE, layout.LAUNCHER)]
     link = [program.link] if program.link.is_symlink() and os.readlink(program.link) == str(program.command) else []
-    return [*units, *drop_ins, layout.SYSUSERS, layout.TMPFILES, *link, program.home, layout.RUN, layout.UID_LOCKS]
+    return [
+        *units,
+        *drop_ins,
+        layout.SYSUSERS,
+        layout.TMPFILES,
+        *link,
+        program.home,
+        layout.RUN,
+        layout.UID_LOCKS,
+        layout.UNPACKED,
+    ]
 
 
 def _remove(paths: Iterable[Path]) -> list[Path]:
-    found = [path for path in paths if path.is_symlink() or path.exists()]
-    for path in found:
+    """Those that were there; one of them may lie in another."""
+    found = []
+    for path in paths:
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
-        else:
+        elif path.is_symlink() or path.exists():
             path.unlink()
+        else:
+            continue
+        found.append(path)
     return found
 
 
