@@ -79,8 +79,8 @@ def _require_own_user() -> None:
     if _has_user() and not _is_system_user():
         uid = pwd.getpwnam(layout.USER).pw_uid
         raise StepFailed(
-            f"the user {layout.USER} is somebody's (uid {uid}), and the service would have his name: rename him (usermod --login), "
-            "and install again"
+            f"the user {layout.USER} is somebody's (uid {uid}), and the service would have his name: rename him (usermod "
+            "--login), and install again"
         )
 
 

@@ -1,146 +1,102 @@
-"""The appliance installed in a box of its own: what install leaves, what a restart and a kill cost, what uninstall leaves."""
+"""The binary installed in a box of its own: the steps of the proof, and what install and uninstall do when something is in the way."""
 
-import os
-import signal
-import subprocess
 import sys
-from collections.abc import Iterator
-from functools import partial
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.appliance import ADMIN, HANG_GUARD, alive, at_once, cmdline, eventually
-from tests.systemd.box import Box, BoxedAppliance, booted, why_no_box
+from tests.appliance import HANG_GUARD, eventually
+from tests.installed import steps
+from tests.installed.box import BoxHost, BoxInstalled, host_with, installed_on
+from tests.installed.steps import PORT, PROGRAM, STEPS, Installed, listing
+from tests.systemd.box import why_no_box
 
-PROGRAM = str(Path(sys.executable).with_name("codeactions"))
-UNITS = ["codeactions.service", "codeactions-launcher.service", "codeactions.socket", "codeactions-launcher.socket"]
-PORT = 8050
-WAITS = "import time\ndef Run(engine):\n    engine.log.info('up')\n    time.sleep(60)\n"
-# What a host changes by itself while it runs, and what its account tools leave beside the files that they change.
-UNRELATED = ("/var/log", "/var/lib/systemd", "/var/tmp", "/etc/passwd", "/etc/shadow", "/etc/group", "/etc/gshadow", "/etc/.pwd")
-FOLDERS = ["/etc", "/usr/local", "/var", "/opt", "/root", "/srv"]
+CHECKOUT = str(Path(sys.executable).with_name("codeactions"))
+DROP_IN = "/etc/systemd/system/codeactions-launcher.service.d"
 
 
-@pytest.fixture
-def host() -> Iterator[Box]:
-    """Fresh for each test."""
+@pytest.fixture(scope="module", autouse=True)
+def _box_is_possible() -> None:
     if reason := why_no_box():
         pytest.skip(f"NOT TESTED on a real systemd: {reason}")
-    with booted() as box:
-        yield box
 
 
 @pytest.fixture
-def installed(host: Box) -> Iterator[BoxedAppliance]:
-    host.run("sh", "-c", f"mkdir -p -m 700 /etc/codeactions/credentials; echo {ADMIN} > /etc/codeactions/credentials/admin_token")
-    host.run(PROGRAM, "install")
-    with subprocess.Popen(["true"]) as nothing:  # it is the box's to start and to stop
-        appliance = BoxedAppliance(nothing, PORT, Path("/var/lib/codeactions"), box=host, unit="codeactions.service")
-        yield appliance
-        appliance.threads.shutdown()
+def host(binary: Path) -> Iterator[BoxHost]:
+    """Fresh for each test."""
+    with host_with(binary) as host:
+        yield host
 
 
-def refused(host: Box, *command: str) -> str:
-    done = subprocess.run(
-        host.command(*command), stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=HANG_GUARD
-    )
-    assert done.returncode == 1, (done.stdout, done.stderr)
-    return done.stderr
+@pytest.fixture(scope="module")
+def installed(binary: Path) -> Iterator[BoxInstalled]:
+    """One for all the tests that leave it as it was."""
+    with host_with(binary) as host:
+        steps.give_token(host)
+        steps.install(host)
+        with installed_on(host) as installed:
+            yield installed
 
 
-def listing(host: Box) -> set[str]:
-    found = host.run("find", *FOLDERS, "-xdev").splitlines()
-    return {path for path in found if not path.startswith(UNRELATED)}
+def refused(host: BoxHost, *command: str) -> str:
+    status, told = host.status(*command)
+    assert status == 1, told
+    return told
 
 
-def main_pid(host: Box, unit: str) -> int:
-    """As this machine sees it."""
-    processes = host.cgroup("systemd", f"codeactions.slice/{unit}") / "cgroup.procs"
-    pids = [int(pid) for pid in processes.read_text().split()]
-    return next(pid for pid in pids if b"zygote" not in cmdline(pid))
+def units(host: BoxHost) -> str:
+    return host.run("systemctl", "list-units", "--all", "--no-legend", "--plain", "codeactions*")
 
 
-def test_an_action_runs_in_a_scope_with_its_limits(installed: BoxedAppliance) -> None:
-    code_id = installed.create(WAITS, memory="64M")
-    installed.calling(code_id)
-    installed.until_logged(code_id)
-    [run] = installed.runs_of(code_id)
-    scope = installed.scope_of(run["id"])
-    assert installed.limit(scope, "memory", "memory.limit_in_bytes", "memory.max") == str(64 << 20)
-    installed.box.run("systemctl", "kill", "--signal=KILL", "codeactions-launcher.service")
+def is_as_before(host: BoxHost, before: set[str]) -> bool:
+    """But for the program, which has unpacked itself when it was started."""
+    left = {path for path in listing(host) - before if not path.startswith("/usr/local/lib/codeactions")}
+    assert left == set()
+    assert units(host) == ""
+    return "codeactions" not in host.run("getent", "passwd")
 
 
-def test_a_second_install_changes_nothing(installed: BoxedAppliance) -> None:
-    before = installed.box.run("systemctl", "show", "--property=MainPID", "codeactions")
-    assert installed.box.run(PROGRAM, "install").startswith("nothing to change")
-    assert installed.box.run("systemctl", "show", "--property=MainPID", "codeactions") == before
+@pytest.mark.parametrize(("name", "step"), STEPS, ids=[name for name, _ in STEPS])
+def test_the_proof(installed: BoxInstalled, name: str, step: Callable[[Installed], str]) -> None:
+    assert step(installed), name
 
 
-def test_a_dry_run_changes_nothing(host: Box) -> None:
+def test_a_second_install_changes_nothing(installed: BoxInstalled) -> None:
+    before = installed.main_pid("codeactions.service")
+    assert installed.host.run(PROGRAM, "install").startswith("nothing to change")
+    assert installed.main_pid("codeactions.service") == before
+
+
+def test_a_dry_run_changes_nothing(host: BoxHost) -> None:
+    host.run(PROGRAM, "version")
     before = listing(host)
     assert "would write /etc/systemd/system/codeactions.service" in host.run(PROGRAM, "install", "--dry-run")
     assert listing(host) == before
 
 
-def test_the_units_are_clean_and_tight(installed: BoxedAppliance) -> None:
-    assert installed.box.run("systemd-analyze", "verify", *UNITS, "codeactions-runs.slice") == ""
-    for unit, most in (("codeactions.service", 1.5), ("codeactions-launcher.service", 5.2)):
-        last = installed.box.run("systemd-analyze", "security", "--no-pager", unit).strip().splitlines()[-1]
-        assert float(last.split(": ")[1].split()[0]) <= most, last
+def test_without_a_start_it_is_prepared_for_a_boot(host: BoxHost) -> None:
+    assert "will be at http://127.0.0.1:8050" in host.run(PROGRAM, "install", "--no-start", "--prefix", "/opt/there")
+    assert units(host) == ""
+    assert host.run("readlink", "/opt/there/bin/codeactions").strip() == "/opt/there/lib/codeactions/current/codeactions"
+    host.run("systemctl", "daemon-reload")
+    assert host.run("systemctl", "is-enabled", "codeactions.service", "codeactions.socket") == "enabled\nenabled\n"
 
 
-def test_a_restart_under_load_fails_no_connection(installed: BoxedAppliance) -> None:
-    code_id = installed.create("print('works')")
-
-    def client() -> set[int]:
-        return {installed.call(code_id).status for _ in range(40)}
-
-    clients = [installed.threads.submit(client) for _ in range(4)]
-    installed.box.run("systemctl", "restart", "codeactions")
-    assert [client.result(HANG_GUARD) for client in clients] == [{200}] * 4
-
-
-def test_a_killed_launcher_interrupts_its_runs_and_the_next_one_serves(installed: BoxedAppliance) -> None:
-    code_id = installed.create(WAITS)
-    call = installed.calling(code_id)
-    installed.until_logged(code_id)
-    prefix = installed.scope_of(installed.runs_of(code_id)[0]["id"]).rpartition("-")[0]
-    server = main_pid(installed.box, "codeactions.service")
-    os.kill(main_pid(installed.box, "codeactions-launcher.service"), signal.SIGKILL)
-    answer = call.result(HANG_GUARD)
-    assert answer.status == 503
-    assert installed.run_of(answer)["extra"]["outcome"] == "interrupted"
-    eventually(lambda: not [name for name in installed.box.scopes() if name.startswith(prefix)], 1)
-    assert installed.run("print('works')").body == b"works\n"
-    assert alive([server])
-
-
-def test_a_killed_server_leaves_no_run_and_comes_back(installed: BoxedAppliance) -> None:
-    code_id = installed.create(WAITS)
-    call = installed.calling(code_id)
-    installed.until_logged(code_id)
-    prefix = installed.scope_of(installed.runs_of(code_id)[0]["id"]).rpartition("-")[0]
-    os.kill(main_pid(installed.box, "codeactions.service"), signal.SIGKILL)
-    with pytest.raises(OSError, match=r".*"):
-        call.result(HANG_GUARD)
-    eventually(lambda: not [name for name in installed.box.scopes() if name.startswith(prefix)], 1)
-    assert installed.run("print('works')").body == b"works\n"
-
-
-def test_one_server_at_a_time_and_only_its_user(installed: BoxedAppliance) -> None:
+def test_one_server_at_a_time_and_only_its_user(installed: BoxInstalled) -> None:
     ask = (
         "import socket\nsock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)\n"
         "sock.connect('/run/codeactions/launcher.sock')\nprint(sock.recv(4096).decode())\n"
     )
-    assert "one server at a time" in installed.box.run(sys.executable, "-c", ask)
-    stranger = refused(installed.box, "setpriv", "--reuid=12345", "--clear-groups", "/usr/bin/python3", "-c", ask)
+    assert "one server at a time" in installed.host.run("/usr/bin/python3", "-c", ask)
+    stranger = refused(installed.host, "setpriv", "--reuid=12345", "--clear-groups", "/usr/bin/python3", "-c", ask)
     assert "PermissionError" in stranger
 
 
-def test_a_claim_beyond_root_s_bounds_is_refused(installed: BoxedAppliance) -> None:
-    host = installed.box
-    host.run("sh", "-c", "echo 'max_memory = \"64M\"' > /etc/codeactions/launcher.toml; systemctl restart codeactions-launcher")
+def test_a_claim_beyond_root_s_bounds_is_refused(installed: BoxInstalled) -> None:
+    host = installed.host
+    host.run("sh", "-c", "mv /etc/codeactions/launcher.toml /root/; echo 'max_memory = \"64M\"' >/etc/codeactions/launcher.toml")
+    host.run("systemctl", "restart", "codeactions-launcher")
     answers = []
 
     def is_refused() -> bool:
@@ -149,63 +105,118 @@ def test_a_claim_beyond_root_s_bounds_is_refused(installed: BoxedAppliance) -> N
 
     eventually(is_refused)
     assert "max_memory" in answers[-1].json()["message"]
+    host.run("mv", "/root/launcher.toml", "/etc/codeactions/")
+    host.run("systemctl", "restart", "codeactions-launcher")
+    eventually(lambda: installed.run("print('it ran')").status == 200)
 
 
-def test_uninstall_keeps_what_people_wrote(installed: BoxedAppliance) -> None:
-    host = installed.box
-    told = host.run(PROGRAM, "uninstall")
-    assert "kept /etc/codeactions, /var/lib/codeactions and the user codeactions" in told
+def test_a_change_of_the_configuration_survives_an_upgrade_from_another_version(host: BoxHost) -> None:
+    """The checkout is another version than the binary; both are there afterwards."""
+    steps.give_token(host)
+    host.run(CHECKOUT, "install")
+    host.run("sh", "-c", "echo 'worker_pool_size = 3' >/etc/codeactions/config.toml")
+    with installed_on(host) as installed:
+        code_id = installed.create("print('works')")
+        told = host.run(PROGRAM, "install")
+        assert "link /usr/local/lib/codeactions/current to" in told
+        assert installed.call(code_id).body == b"works\n"
+    assert host.run("cat", "/etc/codeactions/config.toml") == "worker_pool_size = 3\n"
+    assert len(host.run("sh", "-c", "ls -d /usr/local/lib/codeactions/0.*").split()) == 2
+    assert host.status("test", "-e", f"{DROP_IN}/checkout.conf")[0] == 1
+
+
+def test_uninstall_keeps_what_people_wrote(host: BoxHost) -> None:
+    host.run(PROGRAM, "install")
+    assert "kept /etc/codeactions, /var/lib/codeactions and the user codeactions" in host.run(PROGRAM, "uninstall")
     host.run("test", "-f", "/var/lib/codeactions/codeactions.db")
-    assert host.run("systemctl", "list-units", "--all", "--no-legend", "--plain", "codeactions*") == ""
+    assert units(host) == ""
 
 
-def test_uninstall_with_purge_leaves_nothing(host: Box) -> None:
+def test_uninstall_with_purge_leaves_nothing_even_of_killed_processes(host: BoxHost) -> None:
     before = listing(host)
+    forwards = host.run("sh", "-c", "cat /proc/sys/net/ipv4/conf/*/forwarding /proc/sys/net/ipv6/conf/all/forwarding")
     host.run(PROGRAM, "install")
     assert listing(host) > before
-    host.run(PROGRAM, "uninstall", "--purge")
-    assert listing(host) == before
-    assert host.run("systemctl", "list-units", "--all", "--no-legend", "--plain", "codeactions*") == ""
-    assert "codeactions" not in host.run("getent", "passwd")
+    host.run("systemctl", "kill", "--signal=KILL", "codeactions-launcher.service", "codeactions.service")
+    assert steps.uninstall(host, before)
+    assert host.run("sh", "-c", "cat /proc/sys/net/ipv4/conf/*/forwarding /proc/sys/net/ipv6/conf/all/forwarding") == forwards
 
 
-def test_a_taken_port_is_said_and_the_host_is_as_it_was(host: Box) -> None:
+def test_a_taken_port_is_said_and_the_host_is_as_it_was(host: BoxHost) -> None:
     taker = f"import socket, time\nsock = socket.create_server(('127.0.0.1', {PORT}))\ntime.sleep(600)\n"
-    host.run("systemd-run", "--quiet", "--unit=taker", sys.executable, "-c", taker)
+    host.run("systemd-run", "--quiet", "--unit=taker", "/usr/bin/python3", "-c", taker)
     eventually(lambda: str(PORT) in host.run("ss", "-ltn"))
     before = listing(host)
     assert f"PORT {PORT}: can't listen there: Address already in use; write another" in refused(host, PROGRAM, "install")
+    assert is_as_before(host, before)
+
+
+def test_without_systemd_it_says_what_works_and_changes_nothing(host: BoxHost) -> None:
+    before = listing(host)
+    told = refused(host, "unshare", "--mount", "sh", "-c", f"mount -t tmpfs none /run && exec {PROGRAM} install")
+    assert "systemd doesn't run this host: `codeactions serve` works without" in told
+    assert is_as_before(host, before)
+
+
+def test_a_somebody_of_its_user_s_name_is_left_alone(host: BoxHost) -> None:
+    host.run("useradd", "--uid", "4321", "codeactions")
+    before = listing(host)
+    assert "the user codeactions is somebody's (uid 4321)" in refused(host, PROGRAM, "install")
+    host.run(PROGRAM, "uninstall", "--purge")
+    assert host.run("id", "-u", "codeactions") == "4321\n"
     assert listing(host) == before
-    assert "codeactions" not in host.run("getent", "passwd")
 
 
-def test_a_file_in_the_way_is_said_and_the_host_is_as_it_was(host: Box) -> None:
+def test_a_full_disk_is_said_and_the_host_is_as_it_was(host: BoxHost) -> None:
+    host.run("sh", "-c", "mkdir /opt/small && mount -t tmpfs -o size=8m tmpfs /opt/small")
+    before = listing(host)
+    told = refused(host, PROGRAM, "install", "--prefix", "/opt/small")
+    assert "can't be made: No space left on device; is its file system full?" in told
+    assert len(told) < 400
+    assert is_as_before(host, before)
+    assert host.run("find", "/opt/small", "-type", "f") == ""
+
+
+def test_a_file_in_the_way_is_said_and_the_host_is_as_it_was(host: BoxHost) -> None:
     host.run("touch", "/usr/local/bin/codeactions")
     before = listing(host)
     assert "/usr/local/bin/codeactions is there and isn't a link of ours" in refused(host, PROGRAM, "install")
-    assert listing(host) == before
+    assert is_as_before(host, before)
 
 
-def test_a_service_that_does_not_start_is_said_and_the_host_is_as_it_was(host: Box) -> None:
-    host.run("sh", "-c", "mkdir /etc/codeactions; echo 'require_isolation = \"full\"' > /etc/codeactions/config.toml")
+def test_a_folder_that_others_can_write_is_no_place_for_it(host: BoxHost) -> None:
+    host.run("sh", "-c", "mkdir -p /opt/open/lib && chmod g+w /opt/open/lib")
     before = listing(host)
-    assert "see `journalctl -u codeactions.service" in refused(host, PROGRAM, "install")
-    assert listing(host) - before <= {"/var/lib/codeactions", *listing_below(host, "/var/lib/codeactions")}
-    assert host.run("systemctl", "list-units", "--all", "--no-legend", "--plain", "codeactions*") == ""
+    told = refused(host, PROGRAM, "install", "--prefix", "/opt/open")
+    assert "others than root can write /opt/open/lib: `chmod go-w /opt/open/lib`, or install with --prefix" in told
+    assert is_as_before(host, before)
 
 
-def listing_below(host: Box, folder: str) -> set[str]:
-    return set(host.run("sh", "-c", f"find {folder} 2>/dev/null || true").splitlines())
+def test_a_service_that_does_not_start_says_why_and_the_host_is_as_it_was(host: BoxHost) -> None:
+    host.run("sh", "-c", "mkdir /etc/codeactions; echo 'db_type = \"postgres\"' >/etc/codeactions/config.toml")
+    before = listing(host)
+    told = refused(host, PROGRAM, "install", "--prefix", "/opt/there")
+    assert "DB_TYPE" in told
+    assert is_as_before(host, before)
 
 
-@pytest.mark.parametrize("capability", ["SYS_ADMIN", "SETUID", "SETGID", "KILL", "MKNOD"])
-def test_the_launcher_needs_each_capability(installed: BoxedAppliance, capability: str) -> None:
+CAPABILITIES = ["SYS_ADMIN", "SETUID", "SETGID", "SETPCAP", "KILL", "MKNOD", "NET_ADMIN", "NET_BIND_SERVICE"]
+
+
+@pytest.mark.parametrize("capability", CAPABILITIES)
+def test_the_launcher_needs_each_capability(installed: BoxInstalled, capability: str) -> None:
+    """Without it no run starts, or each of them says that its isolation is less."""
+    host = installed.host
     code_id = installed.create("print('works')")
-    assert installed.call(code_id).status == 200
-    folder = "/etc/systemd/system/codeactions-launcher.service.d"
-    host = installed.box
-    host.run("sh", "-c", f"printf '[Service]\\nCapabilityBoundingSet=~CAP_{capability}\\n' > {folder}/without.conf")
-    host.run("systemctl", "daemon-reload")
+    drop_in = f"[Service]\\nCapabilityBoundingSet=~CAP_{capability}\\n"
+    host.run("sh", "-c", f"mkdir -p {DROP_IN}; printf '{drop_in}' >{DROP_IN}/without.conf; systemctl daemon-reload")
     host.run("systemctl", "stop", "codeactions.service", "codeactions-launcher.service")
-    host.run("sh", "-c", "systemctl start --no-block codeactions.service")
-    eventually(lambda: at_once([partial(installed.call, code_id)])[0].status == 503)
+    host.run("systemctl", "start", "--no-block", "codeactions.service")
+    try:
+        answer = installed.threads.submit(installed.call, code_id).result(HANG_GUARD)
+        assert answer.status == 503 or installed.run_of(answer)["extra"]["isolation"] == "reduced"
+    finally:
+        host.run("sh", "-c", f"rm {DROP_IN}/without.conf; systemctl daemon-reload")
+        host.run("systemctl", "stop", "codeactions.service", "codeactions-launcher.service")
+        host.run("systemctl", "start", "codeactions.service")
+    assert installed.run_of(installed.call(code_id))["extra"]["isolation"] == "full"
