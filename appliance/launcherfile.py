@@ -22,6 +22,7 @@ from appliance.settings_table import GIB, LAST_UID_BASE, MIB
 from engines.table import spec_of
 
 SYSTEM_FILE = Path("/etc/codeactions/launcher.toml")
+_PROGRAMS = tuple(spec.program for spec in map(spec_of, Language) if spec.program is not None)
 _TOOLCHAIN = Path(
     "/run/codeactions/toolchain"
 )  # the unit shows the server's folder there: the folders above it are the server's alone
@@ -118,16 +119,30 @@ def _read(path: Path, name: str, value: object) -> Any:
         raise CannotStart(f"{path}: {name} takes {key.kind.takes}; {value!r} isn't that") from None
 
 
-def commented() -> str:
-    """The file that `install` writes: every key with its default, commented out."""
+_HIDDEN = ("/root/", "/home/", "/tmp/", "/var/tmp/")  # from the launcher's unit
+
+
+def commented(host_path: str, unit_path: str) -> str:
+    """The file that `install` writes: every key with its default, commented out. A program that a person's PATH has and a unit's
+    hasn't, such as a Go in /usr/local/go, is named."""
     head = (
         "# What root tells the launcher, the only part that is root. No server can ask it for more than this file grants.\n"
         "# Read when the launcher starts: systemctl restart codeactions-launcher\n"
     )
-    return head + "".join(_line(name, key) for name, key in KEYS.items())
+    found = {name: _elsewhere(name, host_path, unit_path) for name in _PROGRAMS}
+    return head + "".join(_line(name, key, found.get(name)) for name, key in KEYS.items())
 
 
-def _line(name: str, key: Key) -> str:
+def _elsewhere(name: str, host_path: str, unit_path: str) -> str | None:
+    path = shutil.which(name, path=host_path)
+    if path is None or shutil.which(name, path=unit_path) is not None or path.startswith(_HIDDEN):
+        return None
+    return path
+
+
+def _line(name: str, key: Key, found: str | None) -> str:
+    if found is not None:
+        return f'\n# {key.doc}\n{name} = "{found}"\n'
     shown = "/usr/bin/" + name if key.default is None else key.kind.show(key.default)
     value = shown if shown.isdigit() else f'"{shown}"'
     return f"\n# {key.doc}\n#{name} = {value}\n"

@@ -106,7 +106,7 @@ class Changes:
 def _first_reason(error: OSError) -> str:
     """shutil.copytree goes on, and tells of each file that it couldn't copy."""
     if isinstance(error, shutil.Error):
-        return str(error.args[0][0][-1])
+        return str(error.args[0][0][-1]).partition("] ")[2].partition(":")[0]  # "[Errno 28] No space left on device: 'PATH'"
     return str(error.strerror)
 
 

@@ -26,6 +26,8 @@ from appliance.installer.changes import Changes, StepFailed, failure_of, remove_
 from appliance.runner.launch.network import forwarding
 
 _TOOLS = ("systemctl", "systemd-sysusers", "systemd-tmpfiles", "userdel")
+_STARTED = (*layout.SOCKETS, layout.SERVICE)  # the launcher is, by its socket
+_UNIT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"  # systemd.exec(5), Environment variables
 _HEALTH_SECONDS = 30.0
 _DOCTOR_SECONDS = 600.0  # six on a quiet machine, a minute and a half on an emulated one
 _LAST_SYSTEM_UID = 999  # login.defs(5), SYS_UID_MAX
@@ -45,8 +47,9 @@ def install(arguments: argparse.Namespace) -> int:
             changes.undo.callback(_come_back, was_active)  # the last to be undone: the files are the old ones then
         is_other = _place_program(changes, program)
         _make_user(changes)
-        _make_folders(changes)
+        _make_folders(changes, settings.read_host().path)
         is_other |= _write_units(changes, wanted, program)
+        _enable(changes)
         if not arguments.no_start:
             _start(changes, wanted, is_other=is_other, was_active=was_active)
         changes.undo.pop_all()
@@ -120,7 +123,7 @@ def _make_user(changes: Changes) -> None:
         changes.run("systemd-sysusers", str(layout.SYSUSERS), advice=advice, undo=_remove_user)
 
 
-def _make_folders(changes: Changes) -> None:
+def _make_folders(changes: Changes, host_path: str) -> None:
     changes.write(layout.TMPFILES, layout.source("tmpfiles.conf"))
     missing = [folder for folder in (layout.ETC, layout.CREDENTIALS, layout.STATE, layout.RUN) if not folder.exists()]
     if missing:
@@ -132,7 +135,7 @@ def _make_folders(changes: Changes) -> None:
             undo=lambda: _remove_made(missing),
         )
     changes.write_once(layout.ETC / "config.toml", settings_report.commented_toml())
-    changes.write_once(layout.ETC / "launcher.toml", launcherfile.commented())
+    changes.write_once(layout.ETC / "launcher.toml", launcherfile.commented(host_path, _UNIT_PATH))
 
 
 def _remove_made(folders: list[Path]) -> None:
@@ -142,15 +145,17 @@ def _remove_made(folders: list[Path]) -> None:
     remove_empty(reversed(folders))
 
 
+def _enable(changes: Changes) -> None:
+    if not all(_is_enabled(unit) for unit in _STARTED):
+        changes.run("systemctl", "enable", "--quiet", *_STARTED, advice="see `systemctl status`", undo=lambda: _disable(_STARTED))
+
+
 def _start(changes: Changes, wanted: settings.Settings, *, is_other: bool, was_active: bool) -> None:
-    units = (*layout.SOCKETS, layout.SERVICE)
     if is_other:
         changes.run("systemctl", "daemon-reload", advice="see `systemctl status`")
-    if not all(_is_enabled(unit) for unit in units):
-        changes.run("systemctl", "enable", "--quiet", *units, advice="see `systemctl status`", undo=lambda: _disable(units))
     if not was_active:
         _require_port(wanted)
-        changes.run("systemctl", "start", *units, advice=_last_words, undo=lambda: _stop((*units, *layout.SLICES)))
+        changes.run("systemctl", "start", *_STARTED, advice=_last_words, undo=lambda: _stop((*_STARTED, *layout.SLICES)))
     elif is_other:
         _take_up_address(changes, wanted)
         changes.run("systemctl", "restart", layout.SERVICE, advice=_last_words)

@@ -18,11 +18,16 @@ from appliance.runner.outcome import Isolation, Limits, Purpose
 
 log = structlog.get_logger()
 
+_OTHER_SERVER_SECONDS = 10.0  # a server that was killed is noticed when the launcher is ready for it
 _RETRY_SECONDS = 0.25  # the next launcher needs about a second to be ready
 
 
 class LauncherGone(Exception):
     """The launcher has ended, and every sandbox with it."""
+
+
+class _Refused(CannotStart):
+    """The launcher serves somebody else."""
 
 
 class ClaimRefused(Exception):
@@ -270,11 +275,24 @@ async def connect(ours: socket.socket, path: Path | None = None) -> AsyncIterato
 
     `path`: where the next one is found when this one has gone.
     """
-    launcher = Launcher(sock := trio.socket.from_stdlib_socket(ours), await _greeted(sock), path)
+    launcher = Launcher(*await _first_launcher(ours, path), path)
     try:
         yield launcher
     finally:
         launcher.close()
+
+
+async def _first_launcher(ours: socket.socket, path: Path | None) -> tuple[trio.socket.SocketType, wire.Hello]:
+    """One that was started for a server that is no more refuses the next until it has seen that; then the socket has another."""
+    gives_up_at = trio.current_time() + _OTHER_SERVER_SECONDS
+    while True:
+        try:
+            return (sock := trio.socket.from_stdlib_socket(ours)), await _greeted(sock)
+        except _Refused:
+            if path is None or trio.current_time() > gives_up_at:
+                raise
+            await trio.sleep(_RETRY_SECONDS)
+            ours = reach_launcher(path)
 
 
 async def _next_launcher(path: Path) -> tuple[trio.socket.SocketType, wire.Hello]:
@@ -299,7 +317,7 @@ async def _greeted(sock: trio.socket.SocketType) -> wire.Hello:
             raise CannotStart("the launcher ended before it was ready; it has said why above")
         hello = wire.from_launcher(packet.data)
         if isinstance(hello, wire.NotServed):
-            raise CannotStart(f"the launcher refuses this server: {hello.reason}")
+            raise _Refused(f"the launcher refuses this server: {hello.reason}")
         if not isinstance(hello, wire.Hello):
             raise CannotStart("the launcher did not say hello: it is of another version")
     except BaseException as error:

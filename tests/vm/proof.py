@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -59,8 +60,11 @@ class Machine:
 
 
 class Table:
-    def __init__(self) -> None:
+    """Of rows, and what the machine's journal said before one that failed."""
+
+    def __init__(self, machine: Machine) -> None:
         self.failed = False
+        self._machine = machine
 
     def row(self, name: str, step: Callable[[], str]) -> None:
         began = time.monotonic()
@@ -69,6 +73,9 @@ class Table:
         except Exception as error:  # noqa: BLE001 - a table of all, whatever fails
             mark, told = "FAILED", f"{type(error).__name__}: {error}"
             self.failed = True
+            with suppress(OSError):
+                traceback.print_exc()
+                print(self._machine.status("journalctl", "--no-pager", "--lines=40", "-u", "codeactions*")[1], file=sys.stderr)
         print(f"{mark:7} {time.monotonic() - began:6.1f} s  {name:36} {told}", flush=True)
 
 
@@ -94,7 +101,8 @@ def free_port() -> int:
 def prove(options: list[str]) -> bool:
     agent, port = free_port(), free_port()
     with booted(options, {agent: AGENT_PORT, port: steps.PORT}) as process:
-        machine, table = Machine(agent), Table()
+        machine = Machine(agent)
+        table = Table(machine)
         installed = Installed(process, port, Path("/var/lib/codeactions"))
         installed.host = machine
         table.row("boot", lambda: eventually(machine.boot) and machine.run("stat", "-fc", "cgroup: %T", "/sys/fs/cgroup").strip())
