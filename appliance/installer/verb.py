@@ -17,6 +17,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 
 from appliance import launcherfile, logsetup, settings, settings_report
@@ -35,6 +36,7 @@ _LAST_SYSTEM_UID = 999  # login.defs(5), SYS_UID_MAX
 
 def install(arguments: argparse.Namespace) -> int:
     _require_root()
+    logsetup.configure("error", logsetup.style_of(sys.stderr, ""))
     _require_systemd(is_booted=not arguments.no_start)
     wanted = settings.load({}).settings
     _require_address(wanted)
@@ -139,9 +141,9 @@ def _make_folders(changes: Changes, host_path: str) -> None:
 
 
 def _remove_made(folders: list[Path]) -> None:
-    """What a server of minutes has put into a state folder that is as old goes with it."""
-    if layout.STATE in folders:
-        shutil.rmtree(layout.STATE, ignore_errors=True)
+    """What a server and a launcher of minutes have put into folders that are as old goes with them."""
+    for folder in {layout.STATE, layout.RUN} & set(folders):
+        shutil.rmtree(folder, ignore_errors=True)
     remove_empty(reversed(folders))
 
 
@@ -155,7 +157,7 @@ def _start(changes: Changes, wanted: settings.Settings, *, is_other: bool, was_a
         changes.run("systemctl", "daemon-reload", advice="see `systemctl status`")
     if not was_active:
         _require_port(wanted)
-        changes.run("systemctl", "start", *_STARTED, advice=_last_words, undo=lambda: _stop((*_STARTED, *layout.SLICES)))
+        changes.run("systemctl", "start", *_STARTED, advice=_last_words, undo=partial(_unmake_start, layout.UID_LOCKS.exists()))
     elif is_other:
         _take_up_address(changes, wanted)
         changes.run("systemctl", "restart", layout.SERVICE, advice=_last_words)
@@ -163,6 +165,13 @@ def _start(changes: Changes, wanted: settings.Settings, *, is_other: bool, was_a
         return
     if unwell := _unwell(wanted):
         raise StepFailed(f"it doesn't answer well: {unwell}; {_last_words()}")
+
+
+def _unmake_start(had_locks: bool) -> None:
+    _stop((*_STARTED, *layout.SLICES))
+    forwarding.give_back_what_is_left()
+    if not had_locks:
+        layout.UID_LOCKS.unlink(missing_ok=True)
 
 
 def _last_words() -> str:

@@ -77,7 +77,7 @@ def test_a_dry_run_changes_nothing(host: BoxHost) -> None:
 
 def test_without_a_start_it_is_prepared_for_a_boot(host: BoxHost) -> None:
     assert "will be at http://127.0.0.1:8050" in host.run(PROGRAM, "install", "--no-start", "--prefix", "/opt/there")
-    assert units(host) == ""
+    assert host.run("systemctl", "list-units", "--state=active", "--no-legend", "--plain", "codeactions*") == ""
     assert host.run("readlink", "/opt/there/bin/codeactions").strip() == "/opt/there/lib/codeactions/current/codeactions"
     host.run("systemctl", "daemon-reload")
     assert host.run("systemctl", "is-enabled", "codeactions.service", "codeactions.socket") == "enabled\nenabled\n"
@@ -97,14 +97,11 @@ def test_a_claim_beyond_root_s_bounds_is_refused(installed: BoxInstalled) -> Non
     host = installed.host
     host.run("sh", "-c", "mv /etc/codeactions/launcher.toml /root/; echo 'max_memory = \"64M\"' >/etc/codeactions/launcher.toml")
     host.run("systemctl", "restart", "codeactions-launcher")
-    answers = []
 
     def is_refused() -> bool:
-        answers.append(installed.run("print('it ran')"))
-        return answers[-1].status == 503
+        return b"max_memory" in installed.run("print('it ran')").body
 
     eventually(is_refused)
-    assert "max_memory" in answers[-1].json()["message"]
     host.run("mv", "/root/launcher.toml", "/etc/codeactions/")
     host.run("systemctl", "restart", "codeactions-launcher")
     eventually(lambda: installed.run("print('it ran')").status == 200)

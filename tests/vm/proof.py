@@ -25,6 +25,7 @@ TOOL = Path(__file__).parent / "vm-box"
 AGENT = Path(__file__).parent / "agent.py"
 AGENT_PORT = 9000
 SECONDS = 3000
+_ASK_SECONDS = 10.0
 _BOOTED = "/proc/sys/kernel/random/boot_id"
 
 
@@ -43,8 +44,8 @@ class Machine:
         status, out, err = self._ask(command)
         return status, out + err
 
-    def _ask(self, command: tuple[str, ...]) -> tuple[int, str, str]:
-        with socket.create_connection(("127.0.0.1", self._port), HANG_GUARD) as sock:
+    def _ask(self, command: tuple[str, ...], seconds: float = HANG_GUARD) -> tuple[int, str, str]:
+        with socket.create_connection(("127.0.0.1", self._port), seconds) as sock:
             sock.sendall(json.dumps(command).encode() + b"\n")
             answer = b"".join(iter(lambda: sock.recv(1 << 16), b""))
         if not answer:
@@ -53,9 +54,9 @@ class Machine:
         return int(status), str(out), str(err)
 
     def boot(self) -> str:
-        """Different after each boot; empty while there is nobody to ask: qemu accepts connections before the guest does."""
+        """Different after each boot; empty while there is nobody to ask: qemu accepts connections that the guest never sees."""
         with suppress(OSError):
-            return self.run("cat", _BOOTED).strip()
+            return self._ask(("cat", _BOOTED), _ASK_SECONDS)[1].strip()
         return ""
 
 
