@@ -10,6 +10,7 @@ Each step compares before it changes, and leaves on a stack how to take it back;
 import argparse
 import http.client
 import ipaddress
+import json
 import os
 import pwd
 import shutil
@@ -22,6 +23,7 @@ from pathlib import Path
 
 from appliance import launcherfile, logsetup, settings, settings_report
 from appliance import program as this_program
+from appliance.doctor.report import Verdict
 from appliance.installer import layout
 from appliance.installer.changes import Changes, StepFailed, failure_of, remove_empty
 from appliance.runner.launch.network import forwarding
@@ -53,7 +55,7 @@ def install(arguments: argparse.Namespace) -> int:
         is_other |= _write_units(changes, wanted, program)
         _enable(changes)
         if not arguments.no_start:
-            _start(changes, wanted, is_other=is_other, was_active=was_active)
+            _start(changes, wanted, program, is_other=is_other, was_active=was_active)
         changes.undo.pop_all()
     _report(changes, wanted, is_started=not arguments.no_start)
     return 0
@@ -152,7 +154,7 @@ def _enable(changes: Changes) -> None:
         changes.run("systemctl", "enable", "--quiet", *_STARTED, advice="see `systemctl status`", undo=lambda: _disable(_STARTED))
 
 
-def _start(changes: Changes, wanted: settings.Settings, *, is_other: bool, was_active: bool) -> None:
+def _start(changes: Changes, wanted: settings.Settings, program: layout.Program, *, is_other: bool, was_active: bool) -> None:
     if is_other:
         changes.run("systemctl", "daemon-reload", advice="see `systemctl status`")
     if not was_active:
@@ -165,6 +167,7 @@ def _start(changes: Changes, wanted: settings.Settings, *, is_other: bool, was_a
         return
     if unwell := _unwell(wanted):
         raise StepFailed(f"it doesn't answer well: {unwell}; {_last_words()}")
+    changes.warnings.extend(_told_by_doctor(program))
 
 
 def _unmake_start(had_locks: bool) -> None:
@@ -222,6 +225,29 @@ def _unwell(wanted: settings.Settings) -> str:
         connection.close()
 
 
+def _told_by_doctor(program: layout.Program) -> list[str]:
+    """What this host lacks, which REQUIRE_ISOLATION permits. Raises `StepFailed` for anything else that isn't right."""
+    try:
+        done = subprocess.run(
+            [program.command, "doctor", "--json"],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=_DOCTOR_SECONDS,
+            check=False,
+            env={"PATH": _UNIT_PATH, "LANG": "C.UTF-8"},
+        )
+        report = json.loads(done.stdout)
+    except (subprocess.TimeoutExpired, ValueError):
+        raise StepFailed("`codeactions doctor` didn't come to its end: run it by itself") from None
+    failed = [one for one in (*report["host"], *report["checks"]) if one["verdict"] == Verdict.FAILED and not one["because"]]
+    if failed or report["floor"]:
+        first = failed[0] if failed else {"name": "no run can start", "happened": report["floor"], "remedy": ""}
+        to_do = first["remedy"] or "`codeactions doctor` tells more"
+        raise StepFailed(f"`codeactions doctor` isn't content: {first['name']}: {first['happened']}; to do: {to_do}")
+    return [f"no {lack['name']}: {lack['then']}; to do: {lack['remedy']}" for lack in report["lacks"] if lack["counts"]]
+
+
 def _report(changes: Changes, wanted: settings.Settings, *, is_started: bool) -> None:
     if not changes.told:
         _say("nothing to change: this version is installed already")
@@ -229,6 +255,8 @@ def _report(changes: Changes, wanted: settings.Settings, *, is_started: bool) ->
         _say(f"would {line}" if changes.is_dry else line)
     if changes.is_dry:
         return
+    for warning in changes.warnings:
+        _say(f"warning: {warning}")
     url = f"http://{layout.listen_address(wanted)}"
     kept = f"{layout.STATE / 'admin_token'}, or what ADMIN_TOKEN or {layout.CREDENTIALS / 'admin_token'} says"
     _say("")

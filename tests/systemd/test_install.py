@@ -1,5 +1,6 @@
 """The binary installed in a box of its own: the steps of the proof, and what install and uninstall do with what is in the way."""
 
+import json
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -60,6 +61,58 @@ def is_as_before(host: BoxHost, before: set[str]) -> bool:
 @pytest.mark.parametrize(("name", "step"), STEPS, ids=[name for name, _ in STEPS])
 def test_the_proof(installed: BoxInstalled, name: str, step: Callable[[Installed], str]) -> None:
     assert step(installed), name
+
+
+def examined(host: BoxHost, *environment: str) -> dict[str, dict[str, str]]:
+    """The doctor's findings about the host, and that it failed exactly where one of them did."""
+    status, told = host.status("env", *environment, "codeactions", "doctor", "--json")
+    report = json.loads(told)
+    assert status == (0 if report["passed"] else 1)
+    return {one["name"]: one for one in report["host"]}
+
+
+def test_the_doctor_looks_at_the_installed_host(installed: BoxInstalled) -> None:
+    found = examined(installed.host)
+    assert {one["verdict"] for one in found.values()} <= {"ok", "reduced"}
+    named = {"codeactions.service", "codeactions.socket", "codeactions-runs.slice", "cgroup controllers", "clock"}
+    assert named < found.keys()
+    limits = [one["happened"] for name, one in found.items() if name.endswith(" of a run")]
+    assert limits == [str(71 << 20), "24", "37000"]
+
+
+def test_the_doctor_names_what_is_wrong_with_the_host(installed: BoxInstalled) -> None:
+    host = installed.host
+    host.run("nft", "add table ip foreign; add chain ip foreign out { type filter hook forward priority 5; policy drop; }")
+    host.run("ip", "address", "add", "198.18.77.1/32", "dev", "eth0")
+    host.run("systemctl", "disable", "codeactions.socket")
+    try:
+        found = examined(host, "FLOWS_CODE_ACTIONS_MIN_FREE_DISK=1000T", "FLOWS_CODE_ACTIONS_PORT=8051")
+    finally:
+        host.run("systemctl", "enable", "codeactions.socket")
+        host.run("ip", "address", "delete", "198.18.77.1/32", "dev", "eth0")
+        host.run("nft", "delete table ip foreign")
+    failed = {name: one for name, one in found.items() if one["verdict"] == "FAILED"}
+    assert failed["a run's packet to the internet"]["happened"] == "dropped by ip foreign out: policy drop"
+    assert failed["addresses of 198.18.0.0/15"]["happened"] == "the host uses 198.18.77.1/32"
+    assert failed["codeactions.socket"]["happened"] == "active, disabled"
+    assert failed["port 8051 of 127.0.0.1"]["happened"] == "systemd holds 127.0.0.1:8050"
+    assert len(failed) == 5
+    assert all(one["remedy"] for one in failed.values())
+
+
+def test_install_on_a_host_that_the_doctor_isn_t_content_with_is_taken_back(host: BoxHost) -> None:
+    host.run("ip", "address", "add", "198.18.77.1/32", "dev", "eth0")
+    before = listing(host)
+    told = refused(host, PROGRAM, "install")
+    assert "`codeactions doctor` isn't content: addresses of 198.18.0.0/15: the host uses 198.18.77.1/32; to do: give" in told
+    assert is_as_before(host, before)
+
+
+def test_install_says_what_the_host_lacks_and_goes_on(host: BoxHost) -> None:
+    host.run("mount", "--bind", "/dev/null", "/usr/sbin/nft")
+    told = host.run(PROGRAM, "install")
+    assert "warning: no network_filter: a run with network internet reaches all that this host reaches" in told
+    assert "is ready at http://127.0.0.1:8050" in told
 
 
 def test_a_second_install_changes_nothing(installed: BoxInstalled) -> None:
