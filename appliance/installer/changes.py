@@ -15,8 +15,8 @@ class StepFailed(CannotStart):
 
 
 class Changes:
-    """`told` has a line for each change, `warnings` what stays less than whole; `undo` brings back what was there, in the opposite
-    order, unless it is dismissed."""
+    """`told` has a line for each change, `warnings` what stays less than whole; `undo` brings back what was there, in the
+    opposite order, unless it is dismissed."""
 
     def __init__(self, *, is_dry: bool) -> None:
         self.is_dry = is_dry

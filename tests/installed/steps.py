@@ -194,7 +194,7 @@ def killed_launcher(installed: Installed) -> str:
     outcome = installed.run_of(answer)["extra"]["outcome"]
     assert (answer.status, outcome) == (503, "interrupted"), (answer, outcome)
     eventually(lambda: not ours & installed.scopes())
-    assert installed.run("print('works')").body == b"works\n"
+    eventually(lambda: installed.run("print('works')").body == b"works\n")  # a launcher that needs 10 s on a slow host is a 503
     assert installed.main_pid("codeactions.service") == server
     return "503, interrupted; no scope is left; the same server answers the next call"
 
@@ -207,7 +207,7 @@ def killed_server(installed: Installed) -> str:
     with _connection_lost():
         waiting.answer(HANG_GUARD)
     eventually(lambda: not ours & installed.scopes())
-    assert installed.run("print('works')").body == b"works\n"
+    eventually(lambda: installed.run("print('works')").body == b"works\n")  # a launcher that needs 10 s on a slow host is a 503
     return "no scope is left; the next connection is answered"
 
 

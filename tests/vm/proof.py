@@ -7,6 +7,7 @@ that runs commands as root, for want of ssh. Calls come from this machine, by a 
 import argparse
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -136,6 +137,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.vm.proof", description=__doc__)
     parser.add_argument("--cgroup-v1", action="store_true", help="version 1 and an empty version 2 beside it, instead of 2 alone")
     arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # with the machine
     print(f"cgroup version {1 if arguments.cgroup_v1 else 2}", flush=True)
     return 0 if prove(["--node", *(["--cgroup-v1"] if arguments.cgroup_v1 else [])]) else 1
 
