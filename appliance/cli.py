@@ -172,9 +172,9 @@ def dns_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def install(arguments: argparse.Namespace) -> int:
-    from appliance.installer import verb
+    from appliance.installer import installing
 
-    return verb.install(arguments)
+    return installing.install(arguments)
 
 
 def install_arguments(parser: argparse.ArgumentParser) -> None:
@@ -184,9 +184,9 @@ def install_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def uninstall(arguments: argparse.Namespace) -> int:
-    from appliance.installer import verb
+    from appliance.installer import uninstalling
 
-    return verb.uninstall(arguments)
+    return uninstalling.uninstall(arguments)
 
 
 def uninstall_arguments(parser: argparse.ArgumentParser) -> None:

@@ -175,6 +175,18 @@ def test_a_change_of_the_configuration_survives_an_upgrade_from_another_version(
     assert host.status("test", "-e", f"{DROP_IN}/checkout.conf")[0] == 1
 
 
+def test_an_upgrade_that_fails_leaves_the_version_before_running(host: BoxHost) -> None:
+    steps.give_token(host)
+    host.run(CHECKOUT, "install")
+    before = host.run("readlink", "/usr/local/lib/codeactions/current")
+    host.run("ip", "address", "add", "198.18.77.1/32", "dev", "eth0")
+    assert "`codeactions doctor` isn't content" in refused(host, PROGRAM, "install")
+    assert host.run("readlink", "/usr/local/lib/codeactions/current") == before
+    assert host.status("test", "-e", f"{DROP_IN}/checkout.conf")[0] == 0
+    with installed_on(host) as installed:
+        assert installed.run("print('works')").body == b"works\n"
+
+
 def test_uninstall_keeps_what_people_wrote(host: BoxHost) -> None:
     host.run(PROGRAM, "install")
     assert "kept /etc/codeactions, /var/lib/codeactions and the user codeactions" in host.run(PROGRAM, "uninstall")

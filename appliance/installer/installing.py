@@ -1,0 +1,165 @@
+"""The verb `install`, as a list of steps.
+
+THEORY OF OPERATION
+
+`install` makes this host like the lists in `layout`, whatever it is now: first installation, the same again, another version.
+Each step compares before it changes, and leaves on a stack how to take it back; what fails unwinds the stack. The link
+`current` is what the units start, so an upgrade is one rename and a restart, over which the port's socket stays open.
+"""
+
+import argparse
+import shutil
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+from appliance import launcherfile, logsetup, settings, settings_report
+from appliance import program as this_program
+from appliance.installer import account, demands, layout, services
+from appliance.installer.changes import Changes, StepFailed, remove_empty
+from appliance.runner.launch.network import forwarding
+
+_STARTED = (*layout.SOCKETS, layout.SERVICE)  # the launcher is, by its socket
+
+
+def install(arguments: argparse.Namespace) -> int:
+    demands.root()
+    logsetup.configure("error", logsetup.style_of(sys.stderr, ""))
+    demands.systemd(is_booted=not arguments.no_start)
+    wanted = settings.load({}).settings
+    demands.address(wanted)
+    account.require_own()
+    program = layout.program(arguments.prefix)
+    changes = Changes(is_dry=arguments.dry_run)
+    with changes.undo:
+        was_active = not arguments.no_start and services.is_active(layout.SERVICE)
+        if not changes.is_dry and not arguments.no_start:
+            changes.undo.callback(services.come_back, was_active)  # the last to be undone: the files are the old ones then
+        is_other = _place_program(changes, program)
+        _make_user(changes)
+        _make_folders(changes, settings.read_host().path)
+        is_other |= _write_units(changes, wanted, program)
+        _enable(changes)
+        if not arguments.no_start:
+            _start(changes, wanted, program, is_other=is_other, was_active=was_active)
+        changes.undo.pop_all()
+    _report(changes, wanted, is_started=not arguments.no_start)
+    return 0
+
+
+def _place_program(changes: Changes, program: layout.Program) -> bool:
+    if program.tree is None:
+        changes.write(program.folder / "codeactions", layout.script(), 0o755)
+    else:
+        if program.tree != program.folder:
+            changes.copy_tree(program.tree, program.folder)
+        _refuse_changeable(changes, program.folder)
+    is_other = changes.link(program.current, program.version)
+    changes.link(program.link, str(program.command))
+    return is_other
+
+
+def _refuse_changeable(changes: Changes, folder: Path) -> None:
+    """The launcher wouldn't start from there: an older Debian's /usr/local is its group staff's too."""
+    if not changes.is_dry and (changeable := this_program.changeable_by_others(folder)) is not None:
+        raise StepFailed(f"others than root can write {changeable}: `chmod go-w {changeable}`, or install with --prefix /opt")
+
+
+def _write_units(changes: Changes, wanted: settings.Settings, program: layout.Program) -> bool:
+    wished = dict(layout.units(wanted, program))
+    changed = [changes.write(path, text) for path, text in wished.items()]
+    changed += [changes.remove(path) for path in layout.OF_A_CHECKOUT if path not in wished]
+    return any(changed)
+
+
+def _make_user(changes: Changes) -> None:
+    changes.write(layout.SYSUSERS, layout.source("sysusers.conf"))
+    if not account.exists():
+        advice = "see `journalctl -b`; an account of that name may be needed by hand: useradd --system codeactions"
+        changes.run("systemd-sysusers", str(layout.SYSUSERS), advice=advice, undo=account.remove)
+
+
+def _make_folders(changes: Changes, host_path: str) -> None:
+    changes.write(layout.TMPFILES, layout.source("tmpfiles.conf"))
+    missing = [folder for folder in (layout.ETC, layout.CREDENTIALS, layout.STATE, layout.RUN) if not folder.exists()]
+    if missing:
+        changes.run(
+            "systemd-tmpfiles",
+            "--create",
+            str(layout.TMPFILES),
+            advice="is the file system full or read-only?",
+            undo=lambda: _remove_made(missing),
+        )
+    changes.write_once(layout.ETC / "config.toml", settings_report.commented_toml())
+    changes.write_once(layout.ETC / "launcher.toml", launcherfile.commented(host_path, services.UNIT_PATH))
+
+
+def _remove_made(folders: list[Path]) -> None:
+    """What a server and a launcher of minutes have put into folders that are as old goes with them."""
+    for folder in {layout.STATE, layout.RUN} & set(folders):
+        shutil.rmtree(folder, ignore_errors=True)
+    remove_empty(reversed(folders))
+
+
+def _enable(changes: Changes) -> None:
+    if not all(services.is_enabled(unit) for unit in _STARTED):
+        changes.run(
+            "systemctl", "enable", "--quiet", *_STARTED, advice="see `systemctl status`", undo=lambda: services.disable(_STARTED)
+        )
+
+
+def _start(changes: Changes, wanted: settings.Settings, program: layout.Program, *, is_other: bool, was_active: bool) -> None:
+    if is_other:
+        changes.run("systemctl", "daemon-reload", advice="see `systemctl status`")
+    if not was_active:
+        demands.port(wanted)
+        changes.run(
+            "systemctl", "start", *_STARTED, advice=services.last_words, undo=partial(_unmake_start, layout.UID_LOCKS.exists())
+        )
+    elif is_other:
+        _take_up_address(changes, wanted)
+        changes.run("systemctl", "restart", layout.SERVICE, advice=services.last_words)
+    if changes.is_dry:
+        return
+    if unwell := services.unwell(wanted):
+        raise StepFailed(f"it doesn't answer well: {unwell}; {services.last_words()}")
+    changes.warnings.extend(services.told_by_doctor(program))
+
+
+def _unmake_start(had_locks: bool) -> None:
+    services.stop((*_STARTED, *layout.SLICES))
+    forwarding.give_back_what_is_left()
+    if not had_locks:
+        layout.UID_LOCKS.unlink(missing_ok=True)
+
+
+def _take_up_address(changes: Changes, wanted: settings.Settings) -> None:
+    """A socket that listens elsewhere takes its new address when it is restarted, for which the service must stop."""
+    shown = subprocess.run(
+        ["systemctl", "show", "--property=Listen", "--value", layout.SOCKETS[0]], capture_output=True, text=True, check=False
+    )
+    if layout.listen_address(wanted) not in shown.stdout:
+        changes.run("systemctl", "stop", layout.SERVICE, layout.SOCKETS[0], advice="see `systemctl status`")
+        changes.run("systemctl", "start", layout.SOCKETS[0], advice="is the port free? `ss -ltnp` tells")
+
+
+def _report(changes: Changes, wanted: settings.Settings, *, is_started: bool) -> None:
+    if not changes.told:
+        _say("nothing to change: this version is installed already")
+    for line in changes.told:
+        _say(f"would {line}" if changes.is_dry else line)
+    if changes.is_dry:
+        return
+    for warning in changes.warnings:
+        _say(f"warning: {warning}")
+    url = f"http://{layout.listen_address(wanted)}"
+    kept = f"{layout.STATE / 'admin_token'}, or what ADMIN_TOKEN or {layout.CREDENTIALS / 'admin_token'} says"
+    _say("")
+    _say(f"Flows Code Actions {'is ready' if is_started else 'will be'} at {url}")
+    _say(f"  admin token: in {kept}")
+    _say(f"  settings:    {layout.ETC / 'config.toml'}, then: systemctl restart codeactions")
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(f"{line}\n")

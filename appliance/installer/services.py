@@ -1,0 +1,85 @@
+"""What systemd, the server and the doctor say, and what the services are told."""
+
+import http.client
+import json
+import subprocess
+from collections.abc import Iterable
+
+from appliance import settings
+from appliance.doctor.report import Verdict
+from appliance.installer import layout
+from appliance.installer.changes import StepFailed, failure_of
+
+UNIT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"  # systemd.exec(5), Environment variables
+_HEALTH_SECONDS = 30.0
+_DOCTOR_SECONDS = 600.0  # six on a quiet machine, a minute and a half on an emulated one
+
+
+def is_active(unit: str) -> bool:
+    return not failure_of("systemctl", "is-active", "--quiet", unit)
+
+
+def is_enabled(unit: str) -> bool:
+    return not failure_of("systemctl", "is-enabled", "--quiet", unit)
+
+
+def stop(units: Iterable[str]) -> None:
+    failure_of("systemctl", "stop", *units, layout.LAUNCHER)
+    failure_of("systemctl", "reset-failed", *units, layout.LAUNCHER)
+
+
+def disable(units: Iterable[str]) -> None:
+    failure_of("systemctl", "disable", "--quiet", *units)
+
+
+def come_back(was_active: bool) -> None:
+    failure_of("systemctl", "daemon-reload")
+    if was_active:
+        failure_of("systemctl", "restart", layout.SERVICE)
+
+
+def last_words() -> str:
+    """The services' own, without systemd's about them."""
+    fields = " + ".join(f"_SYSTEMD_UNIT={unit}" for unit in (layout.SERVICE, layout.LAUNCHER)).split()
+    command = ["journalctl", "--boot", "--no-pager", "--output=cat", "--lines=1", *fields]
+    said = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+    look = f"see `journalctl -u {layout.SERVICE} -u {layout.LAUNCHER}`"
+    return f"it said last: {said}; {look}" if said else look
+
+
+def unwell(wanted: settings.Settings) -> str:
+    """What its /health says; "" when it is well."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(wanted.host, wanted.host)
+    connection = http.client.HTTPConnection(host, wanted.port, timeout=_HEALTH_SECONDS)
+    try:
+        connection.request("GET", "/health")
+        answer = connection.getresponse()
+        text = answer.read().decode(errors="replace")
+        return "" if answer.status == 200 else f"/health says {answer.status}: {text}"
+    except (OSError, http.client.HTTPException) as error:
+        return f"/health can't be had: {error}"
+    finally:
+        connection.close()
+
+
+def told_by_doctor(program: layout.Program) -> list[str]:
+    """What this host lacks, which REQUIRE_ISOLATION permits. Raises `StepFailed` for anything else that isn't right."""
+    try:
+        done = subprocess.run(
+            [program.command, "doctor", "--json"],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=_DOCTOR_SECONDS,
+            check=False,
+            env={"PATH": UNIT_PATH, "LANG": "C.UTF-8"},
+        )
+        report = json.loads(done.stdout)
+    except (subprocess.TimeoutExpired, ValueError):
+        raise StepFailed("`codeactions doctor` didn't come to its end: run it by itself") from None
+    failed = [one for one in (*report["host"], *report["checks"]) if one["verdict"] == Verdict.FAILED and not one["because"]]
+    if failed or report["floor"]:
+        first = failed[0] if failed else {"name": "no run can start", "happened": report["floor"], "remedy": ""}
+        to_do = first["remedy"] or "`codeactions doctor` tells more"
+        raise StepFailed(f"`codeactions doctor` isn't content: {first['name']}: {first['happened']}; to do: {to_do}")
+    return [f"no {lack['name']}: {lack['then']}; to do: {lack['remedy']}" for lack in report["lacks"] if lack["counts"]]
