@@ -38,6 +38,13 @@ def compiling(state_dir: Path, **settings: Any) -> Iterator[Appliance]:
         yield appliance
 
 
+@contextmanager
+def with_every_language(state_dir: Path, **settings: Any) -> Iterator[Appliance]:
+    """That this machine has. What it lacks the appliance names when somebody asks for it."""
+    with compiling(state_dir, **settings) if has_go() else running(state_dir, **settings) as appliance:
+        yield appliance
+
+
 def put_toolchain_cache(state_dir: Path) -> None:
     """Into the state directory of an appliance that is yet to start. Files are linked where they can be."""
     state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
