@@ -13,7 +13,18 @@ from collections.abc import Sequence
 from typing import Any
 
 import trio
-from jeepney import DBusAddress, HeaderFields, MatchRule, Message, MessageType, Parser, Properties, message_bus, new_method_call
+from jeepney import (
+    DBusAddress,
+    HeaderFields,
+    MatchRule,
+    Message,
+    MessageFlag,
+    MessageType,
+    Parser,
+    Properties,
+    message_bus,
+    new_method_call,
+)
 from jeepney.auth import BEGIN, AuthenticationError, Authenticator
 
 SOCKET = "/run/dbus/system_bus_socket"
@@ -75,7 +86,13 @@ class Bus:
 
     async def set_properties(self, name: str, properties: Sequence[Property]) -> None:
         """Of a loaded unit, until it is gone. That systemd says yes does not mean that the kernel did."""
-        await self._manage("SetUnitProperties", "sba(sv)", (name, True, list(properties)))
+        await self._call(_set_properties(name, properties))
+
+    async def post_properties(self, name: str, properties: Sequence[Property]) -> None:
+        """The same, without waiting for the answer: for what nothing depends on. Who asks later is answered later."""
+        message = _set_properties(name, properties)
+        message.header.flags = MessageFlag.no_reply_expected
+        await self._send(message.serialise(next(self._serials)))
 
     async def unit_of(self, pid: int) -> str:
         """The name of the unit that a process is in."""
@@ -161,6 +178,10 @@ class Bus:
             return
         if waiter is not None:
             waiter.set(message)
+
+
+def _set_properties(name: str, properties: Sequence[Property]) -> Message:
+    return new_method_call(_MANAGER, "SetUnitProperties", "sba(sv)", (name, True, list(properties)))
 
 
 async def connect(nursery: trio.Nursery, path: str = SOCKET) -> Bus:

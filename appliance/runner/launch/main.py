@@ -173,6 +173,7 @@ class _Connection:
             await self.send(wire.Refused(ticket=claim.ticket, reason=str(error)))
             return
         self._claimed[sandbox.number] = sandbox
+        sandbox.told = trio.Event()
         log.debug("sandbox claimed", sandbox=sandbox.number, run_id=claim.run_id)
         with suppress(OSError):  # it has ended already: the server hears of that like of any other end
             await sandbox.keep_time(claim.deadline_ms)
@@ -182,6 +183,7 @@ class _Connection:
         await sandbox.reported.wait()
         del self._claimed[sandbox.number]
         await self.send(_end_of(sandbox))
+        sandbox.told.set()
 
     async def _take(self, parking: Parking, claim: wire.Claim) -> Sandbox:
         """A sandbox whose limits are this run's, by the kernel's word. Raises `Unavailable`."""

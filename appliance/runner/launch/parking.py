@@ -1,5 +1,6 @@
 """Sandboxes that wait for their one job, a few of each kind, so that a call doesn't wait for its sandbox."""
 
+import math
 from collections import deque
 from typing import NamedTuple
 
@@ -19,6 +20,7 @@ log = structlog.get_logger()
 RETIRE_SECONDS = 600  # a parked sandbox keeps the memory it was forked with
 RENEW_SECONDS = 3600  # address layout and hash seed are shared by all that one zygote forks
 _RETRY_SECONDS = 1.0
+_REST_SECONDS = 0.015  # a run without much to do is over by then
 _TRIES = 3  # zygotes that a claim waits for: one that has just ended is replaced in 0.2 s
 
 
@@ -55,6 +57,7 @@ class Parking:
         self._parked: deque[Sandbox] = deque()
         self._zygote: zygotes.Zygote | None = None
         self._taken = trio.Event()
+        self._taken_at = -math.inf
         self._changed = trio.Event()  # of zygotes, or of what keeps us from having one
         self._is_hopeless = False
         self.trouble = "it has not started yet"
@@ -68,6 +71,7 @@ class Parking:
         """A sandbox that is alive and parked. Raises `Unavailable`."""
         while kind == self._default and self._parked:
             sandbox = self._parked.popleft()
+            self._taken_at = trio.current_time()
             self._taken.set()
             if sandbox.is_alive():
                 return sandbox
@@ -178,8 +182,16 @@ class Parking:
             self._taken = trio.Event()
             self._retire_old()
             while len(self._parked) < self._keep:
+                await self._let_run()
                 self._parked.append(await self._make(self._default))
             with trio.move_on_after(RETIRE_SECONDS / 10):
+                await self._taken.wait()
+
+    async def _let_run(self) -> None:
+        """To make a sandbox takes as much of the processors as a short run. While half of them are left, the runs go first."""
+        while len(self._parked) > self._keep // 2 and (left := self._taken_at + _REST_SECONDS - trio.current_time()) > 0:
+            self._taken = trio.Event()
+            with trio.move_on_after(left):
                 await self._taken.wait()
 
     def _retire_old(self) -> None:

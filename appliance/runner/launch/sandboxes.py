@@ -21,6 +21,7 @@ from appliance.runner.sandbox import records
 log = structlog.get_logger()
 _numbers = itertools.count(1)
 _PF_EXITING = 0x4  # of the flags in proc_pid_stat(5)
+_TELL_SECONDS = 0.05  # to say how a run has ended takes a tenth of a millisecond
 _EMPTY_SECONDS = 10  # a killed namespace is empty in milliseconds; longer means a process stuck in the kernel
 
 
@@ -40,6 +41,7 @@ class Sandbox:
         self.made_at = trio.current_time()
         self.ended = trio.Event()
         self.reported = trio.Event()  # the worker's end is known, or everything has ended without it
+        self.told: trio.Event | None = None  # of a claimed one: whoever waits for its run has been told
         self.wait_status: int | None = None
         self.cost: records.Cost | None = None
         self.scope: Scope | None = None
@@ -94,6 +96,7 @@ class Sandbox:
                 self.wait_status, self.cost = record.number, records.unpack_cost(record.payload)
                 self._read_counters()
                 self.reported.set()
+                await self._let_tell()
         self.kill()
         with trio.move_on_after(_EMPTY_SECONDS) as patience:
             await trio.lowlevel.wait_readable(self._pidfd)
@@ -111,6 +114,12 @@ class Sandbox:
         self.close_near()
         if self._slot is not None:
             await slots.give_back(self._slot)
+
+    async def _let_tell(self) -> None:
+        """A killed sandbox takes milliseconds of a processor to go: its run's answer is to be there before."""
+        if self.told is not None:
+            with trio.move_on_after(_TELL_SECONDS):
+                await self.told.wait()
 
     def hand_on(self) -> list[int]:
         """The near ends, for whoever was given the sandbox; closing them is then the caller's."""

@@ -67,8 +67,12 @@ class Scope:
         changed = [pair for name, pair in limit_properties(wanted).items() if in_force.get(name) != pair]
         if memory_bytes > before.memory_bytes:
             self._limit_v1(wanted)  # it may never be below the limit of memory alone
+        described = ("Description", ("s", f"run {run_id}"))
         try:
-            await self._scopes.bus.set_properties(self.name, [("Description", ("s", f"run {run_id}")), *changed])
+            if changed:
+                await self._scopes.bus.set_properties(self.name, [described, *changed])
+            else:
+                await self._scopes.bus.post_properties(self.name, [described])
         except BusError as error:
             raise ScopeFailed(str(error)) from error
         if memory_bytes < before.memory_bytes:
