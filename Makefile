@@ -1,6 +1,6 @@
 # make run   the appliance on 127.0.0.1:8050, everything it keeps under ./var; settings come through the environment
 # make test  the whole suite; ARGS are pytest's:  make test ARGS='-k settings -x'
-.PHONY: run test test-systemd test-vm test-binary lint bench lock docs prove test-fresh binary binary-twice
+.PHONY: run test test-systemd test-vm test-vm-suite test-binary lint bench lock docs prove test-fresh binary binary-twice
 
 run:
 	@packaging/bootstrap.sh program
@@ -33,8 +33,16 @@ test-binary: binary
 binary-twice:
 	@packaging/binary-twice.sh
 
-# The same tests in an emulated Debian machine with cgroup version 2, and once with version 1. Needs root; some twenty minutes.
-test-vm:
+# The binary installed in an emulated Debian machine, from outside, with a reboot: cgroup version 2, and once version 1. Prints two tables.
+# Needs root; some ten minutes.
+test-vm: binary
+	@packaging/bootstrap.sh dev
+	@packaging/test-parts.sh vm
+	@.venv/bin/python -m tests.vm.proof
+	@.venv/bin/python -m tests.vm.proof --cgroup-v1
+
+# tests/systemd in the emulated machine, for both versions; some twenty minutes.
+test-vm-suite:
 	@packaging/bootstrap.sh dev
 	@packaging/test-parts.sh vm
 	@.venv/bin/python -m tests.vm $(ARGS)

@@ -4,6 +4,7 @@ import argparse
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from appliance import __version__
@@ -38,10 +39,16 @@ def load_settings() -> "Loaded":
     return loaded
 
 
-def serve(_: argparse.Namespace) -> int:
+def serve(arguments: argparse.Namespace) -> int:
     from appliance import serve, settings
 
-    return serve.main(settings.load())
+    return serve.main(settings.load(), arguments.launcher)
+
+
+def serve_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--launcher", type=Path, metavar="SOCKET", help="the installed launcher's; without it the program starts its own"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -74,9 +81,11 @@ def launch(arguments: argparse.Namespace) -> int:
     from appliance import logsetup, program
     from appliance.entities import Language, Network
     from appliance.runner.launch.limits import Limits
-    from appliance.runner.launch.main import LaunchOptions, main
+    from appliance.runner.launch.main import Bounds, LaunchOptions, main
 
     program.refuse_foreign_tree()
+    if arguments.config is not None:
+        return _launch_installed(arguments.config)
     logsetup.configure(arguments.log_level, logsetup.Style(arguments.log_style))
     limits = Limits(
         memory_bytes=arguments.memory,
@@ -87,7 +96,9 @@ def launch(arguments: argparse.Namespace) -> int:
     )
     programs = {Language(name): path for name, _, path in (text.partition("=") for text in arguments.program)}
     options = LaunchOptions(
+        listens=False,
         fd=arguments.fd,
+        bounds=Bounds(),
         keep=arguments.keep,
         runs=arguments.runs,
         limits=limits,
@@ -100,18 +111,37 @@ def launch(arguments: argparse.Namespace) -> int:
     return main(options)
 
 
+def _launch_installed(config: Path) -> int:
+    import socket
+
+    from appliance import launcherfile, logsetup, sdnotify, settings
+    from appliance.errors import CannotStart
+    from appliance.runner.launch.main import main
+
+    host = settings.read_host()
+    options, level = launcherfile.load(config, host.path)
+    logsetup.configure(level, logsetup.style_of(sys.stderr, host.journal_stream))
+    listener = sdnotify.inherited_socket(host.listen_fds, host.listen_pid)
+    if listener is None or listener.type != socket.SOCK_SEQPACKET:
+        raise CannotStart("launch --config is started by codeactions-launcher.socket, which passes its socket")
+    listener.detach()
+    return main(options)
+
+
 def launch_arguments(parser: argparse.ArgumentParser) -> None:
-    """It is started by `serve` only, which says everything: the launcher reads no settings, since they hold secrets."""
-    parser.add_argument("--fd", type=int, required=True, help="the socket to the server, inherited")
-    parser.add_argument("--keep", type=int, required=True, help="parked sandboxes a language")
-    parser.add_argument("--runs", type=int, required=True, help="runs at once")
-    parser.add_argument("--memory", type=int, required=True, help="a parked sandbox's limit of memory, in bytes")
-    parser.add_argument("--memory-reservation", type=int, required=True, help="its reservation, in bytes; 0 is none")
-    parser.add_argument("--cpu", type=int, required=True, help="its limit of CPU, in percent of one processor")
+    """The launcher reads no settings, since they hold secrets: `serve` says everything, or, installed, root's own file does."""
+    how = parser.add_mutually_exclusive_group(required=True)
+    how.add_argument("--config", type=Path, metavar="FILE", help="root's file: installed, with a socket from systemd")
+    how.add_argument("--fd", type=int, help="the socket to the server, inherited")
+    parser.add_argument("--keep", type=int, help="parked sandboxes a language")
+    parser.add_argument("--runs", type=int, help="runs at once")
+    parser.add_argument("--memory", type=int, help="a parked sandbox's limit of memory, in bytes")
+    parser.add_argument("--memory-reservation", type=int, help="its reservation, in bytes; 0 is none")
+    parser.add_argument("--cpu", type=int, help="its limit of CPU, in percent of one processor")
     parser.add_argument("--cpu-weight", type=int, help="its weight among others, 1 to 10000")
-    parser.add_argument("--tasks", type=int, required=True, help="its limit of processes and threads")
-    parser.add_argument("--uid-base", type=int, required=True, help="first of the sandboxes' uids")
-    parser.add_argument("--network", choices=("internet", "none"), required=True, help="network of a parked sandbox")
+    parser.add_argument("--tasks", type=int, help="its limit of processes and threads")
+    parser.add_argument("--uid-base", type=int, help="first of the sandboxes' uids")
+    parser.add_argument("--network", choices=("internet", "none"), default="internet", help="network of a parked sandbox")
     parser.add_argument("--toolchain-cache", default="", help="a folder that builds may read")
     parser.add_argument(
         "--network-allow", action="append", default=[], metavar="WHERE[:PORT]", help="what is opened; may be repeated"
@@ -139,6 +169,35 @@ def dns_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--name", action="append", default=[], help="a name whose addresses it tells; may be repeated")
     parser.add_argument("--log-level", default="info")
     parser.add_argument("--log-style", default="json")
+
+
+def install(arguments: argparse.Namespace) -> int:
+    from appliance.installer import verb
+
+    return verb.install(arguments)
+
+
+def install_arguments(parser: argparse.ArgumentParser) -> None:
+    _prefix_argument(parser)
+    parser.add_argument("--dry-run", action="store_true", help="say what would be done, and do nothing")
+    parser.add_argument("--no-start", action="store_true", help="only files, user and folders: for an image that boots later")
+
+
+def uninstall(arguments: argparse.Namespace) -> int:
+    from appliance.installer import verb
+
+    return verb.uninstall(arguments)
+
+
+def uninstall_arguments(parser: argparse.ArgumentParser) -> None:
+    _prefix_argument(parser)
+    parser.add_argument("--purge", action="store_true", help="data, settings, secrets and the user too")
+
+
+def _prefix_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--prefix", type=Path, default=Path("/usr/local"), metavar="FOLDER", help="where the program goes (default: /usr/local)"
+    )
 
 
 def show_settings(arguments: argparse.Namespace) -> int:
@@ -179,6 +238,7 @@ VERBS = {
     "serve": Verb(
         "start the appliance",
         serve,
+        serve_arguments,
         description="Starts the appliance: API, runner and daily cleaning. SIGTERM lets the running calls end, and stops it.",
     ),
     "run": Verb(
@@ -211,6 +271,19 @@ VERBS = {
         selftest,
         description="Imports every module, looks for the engines' files, and runs an action in each language that this host has. "
         "Exit status 0 when all is well; a language that the host lacks is said, and is no failure.",
+    ),
+    "install": Verb(
+        "make it a service of this host's systemd (root)",
+        install,
+        install_arguments,
+        "Installs this version: program, user, folders, settings, units; starts it and waits until it is ready. Again, it "
+        "changes nothing; another version's install is the upgrade. A step that fails is taken back with all before it.",
+    ),
+    "uninstall": Verb(
+        "take it off this host (root)",
+        uninstall,
+        uninstall_arguments,
+        "Stops the services and removes what install made, except data, settings and the user.",
     ),
     "version": Verb("print the version", version),
     "launch": Verb("start sandboxes for `serve` (internal)", launch, launch_arguments, is_internal=True),

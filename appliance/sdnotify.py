@@ -1,6 +1,20 @@
-"""Telling systemd how the service stands (sd_notify(3)). `address` is $NOTIFY_SOCKET; "" where no service manager asked."""
+"""What systemd and a service say to each other: how it stands (sd_notify(3)), and the socket it was started for.
 
+`address` is $NOTIFY_SOCKET; "" where no service manager asked.
+"""
+
+import os
 import socket
+
+FIRST_FD = 3  # SD_LISTEN_FDS_START
+
+
+def inherited_socket(listen_fds: str, listen_pid: str) -> socket.socket | None:
+    """The first that systemd passed ($LISTEN_FDS and $LISTEN_PID of sd_listen_fds(3)); None when none was meant for us."""
+    if not listen_fds.isdigit() or int(listen_fds) < 1 or listen_pid != str(os.getpid()):
+        return None
+    os.set_inheritable(FIRST_FD, False)
+    return socket.socket(fileno=FIRST_FD)
 
 
 def ready(address: str, status: str) -> None:

@@ -8,11 +8,11 @@ DRAIN_TIMEOUT to empty. Only then are the remaining services cancelled and the r
 that is done, and raised at last.
 """
 
-import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from datetime import time, timedelta
 from functools import partial
+from pathlib import Path
 
 import structlog
 import trio
@@ -34,8 +34,9 @@ from appliance.supervisor import Fate, Jobs, Service, watch_signals
 log = structlog.get_logger()
 
 
-def main(loaded: Loaded) -> int:
-    begun = startup.begin(loaded, loaded.settings.log_level, listen=True)
+def main(loaded: Loaded, launcher: Path | None) -> int:
+    """`launcher`: the socket of the installed one; without it `serve` starts its own."""
+    begun = startup.begin(loaded, loaded.settings.log_level, listen=True, launcher_path=launcher)
     trio.run(_serve, loaded, begun)
     log.info("stopped")
     return 0
@@ -45,7 +46,7 @@ async def _serve(loaded: Loaded, begun: startup.Begun) -> None:
     fate, instance = Fate(), new_id()
     async with trio.open_nursery() as watchers:
         await watchers.start(watch_signals, fate, name="signals")
-        async with _open(loaded.settings, begun.launcher) as opened:
+        async with _open(loaded.settings, begun) as opened:
             startup.check_isolation(loaded.settings, opened.launcher)
             watchers.start_soon(_listen, opened.launcher, fate, name="launcher")
             await close_abandoned(opened.storage, instance)
@@ -57,10 +58,10 @@ async def _serve(loaded: Loaded, begun: startup.Begun) -> None:
 
 
 @asynccontextmanager
-async def _open(settings: Settings, launcher_socket: socket.socket) -> AsyncIterator[Opened]:
+async def _open(settings: Settings, begun: startup.Begun) -> AsyncIterator[Opened]:
     limits = open_coordination(settings.code_limiter_max_requests, settings.code_limiter_window)
     async with (
-        connect(launcher_socket) as launcher,
+        connect(begun.launcher, begun.launcher_path) as launcher,
         open_storage(settings.db_type, settings.state_dir) as storage,
         limits as coordination,
         open_ends(storage.runs, storage.logs, settings.state_dir / "spool") as ends,
@@ -70,7 +71,7 @@ async def _open(settings: Settings, launcher_socket: socket.socket) -> AsyncIter
 
 async def _listen(launcher: Launcher, fate: Fate) -> None:
     try:
-        await launcher.listen()
+        await launcher.keep_connected()
     except Exception as error:  # noqa: BLE001 - whatever it is, the runs that go on are waited for
         fate.fail(error)
 

@@ -303,6 +303,11 @@ def _nearest(name: str, known: list[str]) -> str:
     return next(iter(difflib.get_close_matches(name, sorted(known), n=1)), "")
 
 
+def read_host() -> Host:
+    """For the launcher, which reads no settings."""
+    return _host(os.environ)
+
+
 def _host(environ: Mapping[str, str]) -> Host:
     return Host(
         path=environ.get("PATH", os.defpath),

@@ -57,6 +57,25 @@ def markdown() -> str:
     )
 
 
+def commented_toml() -> str:
+    """A config.toml in which every setting stands with its default, as a comment."""
+    head = (
+        "# Settings of Flows Code Actions; `codeactions settings` shows what is in force. Uncomment what you change, then:\n"
+        "# systemctl restart codeactions (after HOST or PORT: codeactions install). Secrets are better files of their names in\n"
+        "# /etc/codeactions/credentials, which only root can read.\n"
+    )
+    groups = groupby(variables(), lambda pair: pair[1].group)
+    return head + "".join(f"\n[{group}]\n" + "".join(_toml(*member) for member in members) for group, members in groups)
+
+
+def _toml(item: Field[Any], var: Var) -> str:
+    value = default_of(item)
+    shown = "" if value is None or var.default_text else var.kind.show(value)
+    literal = shown if shown.isdigit() or shown in ("true", "false") else f'"{shown}"'
+    usual = f" Default: {var.default_text.replace('`', '')}." if var.default_text else ""
+    return f"\n# {_doc(var).replace('`', '')}{usual} Takes {var.kind.takes}.\n#{item.name} = {literal}\n"
+
+
 def _section(group: str, members: list[tuple[Field[Any], Var]]) -> str:
     head = f"\n## [{group}]\n\n| variable | default | takes | |\n|---|---|---|---|\n"
     return head + "".join(

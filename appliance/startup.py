@@ -4,6 +4,8 @@ import resource
 import socket
 import sys
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import structlog
 from hypercorn.config import Config
@@ -13,7 +15,7 @@ from appliance.builds import existing_toolchain_cache, make_folders
 from appliance.degrees import remedies
 from appliance.errors import CannotStart
 from appliance.options import launcher_arguments
-from appliance.runner.launcher import Launcher, start_launcher
+from appliance.runner.launcher import Launcher, reach_launcher, start_launcher
 from appliance.settings import Loaded, Settings
 
 log = structlog.get_logger()
@@ -24,9 +26,11 @@ _ANSWER_SECONDS = 5.0  # after the drain, for the answers of the runs that it ha
 
 @dataclass(frozen=True)
 class Begun:
-    """`launcher`: the socket to a launcher of our own; `listener`: the port's, None for a program that doesn't serve."""
+    """`launcher`: the socket to a launcher, and where the next one is found if it isn't a child of ours; `listener`: the port's,
+    None for a program that doesn't serve."""
 
     launcher: socket.socket
+    launcher_path: Path | None
     listener: socket.socket | None
 
     @property
@@ -48,7 +52,7 @@ class Begun:
         return config
 
 
-def begin(loaded: Loaded, log_level: str, *, listen: bool) -> Begun:
+def begin(loaded: Loaded, log_level: str, *, listen: bool, launcher_path: Path | None = None) -> Begun:
     """The order matters: the port may need root, the launcher keeps it, everything after is without. Raises `CannotStart`."""
     settings = loaded.settings
     style = logsetup.style_of(sys.stderr, loaded.host.journal_stream)
@@ -56,14 +60,18 @@ def begin(loaded: Loaded, log_level: str, *, listen: bool) -> Begun:
     for warning in loaded.warnings:
         log.warning("setting ignored", reason=warning)
     _raise_descriptor_limit()
-    listener = _listen(settings.host, settings.port) if listen else None
+    listener = (_inherited(loaded) or _listen(settings.host, settings.port)) if listen else None
     if listen:
         privileges.make_state_dir(settings.state_dir)
     cache = make_folders(settings.state_dir) if listen else existing_toolchain_cache(settings.state_dir)
-    arguments = launcher_arguments(settings, loaded.host.path, str(cache or ""), log_level, style.value)
-    launcher = start_launcher(program.command("launch", *arguments))
+    launcher = reach_launcher(launcher_path) if launcher_path else _own_launcher(loaded, cache, log_level, style)
     privileges.become_unprivileged(settings.state_dir, program.folders())
-    return Begun(launcher, listener)
+    return Begun(launcher, launcher_path, listener)
+
+
+def _own_launcher(loaded: Loaded, cache: Path | None, log_level: str, style: logsetup.Style) -> socket.socket:
+    arguments = launcher_arguments(loaded.settings, loaded.host.path, str(cache or ""), log_level, style.value)
+    return start_launcher(program.command("launch", *arguments))
 
 
 def _raise_descriptor_limit() -> None:
@@ -74,6 +82,31 @@ def _raise_descriptor_limit() -> None:
     """
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def _inherited(loaded: Loaded) -> socket.socket | None:
+    """The port that systemd holds open for us across restarts; HOST and PORT then only say what was meant."""
+    sock = sdnotify.inherited_socket(loaded.host.listen_fds, loaded.host.listen_pid)
+    if sock is None:
+        return None
+    sock.listen(_BACKLOG)
+    settings, (host, port) = loaded.settings, sock.getsockname()[:2]
+    meant = {info[4][0] for info in _resolved(settings.host)}
+    if settings.port not in (0, port) or host not in meant:
+        log.warning(
+            "systemd listens elsewhere than HOST and PORT say",
+            listens=f"{host}:{port}",
+            settings=f"{settings.host}:{settings.port}",
+            advice="`codeactions install` writes codeactions.socket from HOST and PORT",
+        )
+    return sock
+
+
+def _resolved(host: str) -> list[Any]:
+    try:
+        return socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except OSError:
+        return []
 
 
 def _listen(host: str, port: int) -> socket.socket:

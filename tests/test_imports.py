@@ -39,7 +39,19 @@ MAY_IMPORT: dict[str, set[str]] = {
     "__main__": {"cli"},
 }
 # They put everything together: the verbs that need all of it, and what `serve` is made of. The settings stop here.
-COMPOSITION = {"cli", "serve", "runfile", "doctor", "localrunner", "selftest", "startup", "assembly", "options"}
+COMPOSITION = {
+    "cli",
+    "serve",
+    "runfile",
+    "doctor",
+    "localrunner",
+    "selftest",
+    "startup",
+    "assembly",
+    "options",
+    "launcherfile",
+    "installer",
+}
 # The modules that hold the bridge between Trio and asyncio, or that wrap one asyncio library.
 BRIDGES: set[str] = set()
 ASYNCIO_LIBRARIES = {"asyncio", "trio_asyncio", "asyncpg", "redis", "aio_pika", "aiormq", "aioboto3", "aiobotocore", "pymongo"}

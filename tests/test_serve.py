@@ -251,6 +251,15 @@ def test_full_isolation_that_is_not_there_is_one_line(tmp_path: Path) -> None:
     assert {part.partition(": ")[0].partition(" (")[0] for part in line.partition(" lacks ")[2].split("; ")} <= DEGREES.keys()
 
 
+@pytest.mark.skipif(Path("/run/systemd/system").exists(), reason="systemd runs this host")
+def test_without_systemd_one_line_says_what_is_missing_and_calls_are_answered(appliance: Appliance) -> None:
+    [line] = [line for line in appliance.lines if line["event"] == "isolation"]
+    assert line["level"] == "warning"
+    assert "scope" in line["missing"].split(", ")
+    assert line["reasons"]["scope"] == "systemd doesn't run this host"
+    assert appliance.run("print('works')").body == b"works\n"
+
+
 def said(refusal: "subprocess.CompletedProcess[str]") -> list[str]:
     """What isn't a log entry."""
     return [line for line in refusal.stderr.splitlines() if not line.startswith("{")]

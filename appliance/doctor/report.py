@@ -20,13 +20,15 @@ class Verdict(StrEnum):
 
 
 class Finding(msgspec.Struct, frozen=True, kw_only=True):
-    """One check's result. `because`: the names of what is missing and would have held it."""
+    """One check's result. `because`: the names of what is missing and would have held it; `remedy`: what to do, where that is
+    this check's own."""
 
     name: str
     expected: str
     happened: str
     verdict: Verdict
     because: tuple[str, ...] = ()
+    remedy: str = ""
 
 
 class Lack(msgspec.Struct, frozen=True, kw_only=True):
@@ -40,21 +42,23 @@ class Lack(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
-    """`floor`: why no run can start at all; then nothing was tried."""
+    """`floor`: why no run can start at all; then nothing was tried. `host`: what the host gives the appliance."""
 
     passed: bool
     isolation: str
     floor: str
+    host: tuple[Finding, ...]
     checks: tuple[Finding, ...]
     lacks: tuple[Lack, ...]
 
 
-def report_of(findings: Sequence[Finding], isolation: Isolation, floor: str) -> Report:
+def report_of(findings: Sequence[Finding], host: Sequence[Finding], isolation: Isolation, floor: str) -> Report:
     names = [(name, True) for name in isolation.missing] + [(name, False) for name in isolation.absent]
     return Report(
-        passed=not floor and all(finding.verdict is not Verdict.FAILED for finding in findings),
+        passed=not floor and all(finding.verdict is not Verdict.FAILED for finding in (*findings, *host)),
         isolation=isolation.level,
         floor=floor,
+        host=tuple(host),
         checks=tuple(findings),
         lacks=tuple(
             Lack(name=name, reason=isolation.reasons.get(name, ""), counts=counts, **degree_of(name)._asdict())
@@ -68,17 +72,21 @@ def as_json(report: Report) -> str:
 
 
 def as_text(report: Report) -> str:
-    return "\n".join((*_checks(report.checks), *_lacks(report), _conclusion(report))) + "\n"
+    tables = (*_table("THIS HOST", report.host), *_table("A RUN TRIES TO", report.checks))
+    return "\n".join((*tables, *_lacks(report), _conclusion(report))) + "\n"
 
 
-def _checks(findings: Sequence[Finding]) -> Iterator[str]:
+def _table(head: str, findings: Sequence[Finding]) -> Iterator[str]:
     if not findings:
         return
-    rows = [("A RUN TRIES TO", "EXPECTED", "WHAT HAPPENED", "")]
+    rows = [(head, "EXPECTED", "WHAT HAPPENED", "")]
     rows += [(finding.name, finding.expected, finding.happened, _said(finding)) for finding in findings]
     widths = [max(len(row[column]) for row in rows) for column in range(3)]
     for row in rows:
         yield "  ".join((*(text.ljust(width) for text, width in zip(row, widths, strict=False)), row[3])).rstrip()
+    for finding in findings:
+        if finding.remedy:
+            yield f"{finding.name}: {finding.happened}\n    to do: {finding.remedy}"
     yield ""
 
 
@@ -97,6 +105,7 @@ def _lacks(report: Report) -> Iterator[str]:
 def _conclusion(report: Report) -> str:
     if report.floor:
         return f"isolation: {report.isolation}; no run can start on this host: {report.floor}"
-    failed = sum(finding.verdict is Verdict.FAILED for finding in report.checks)
-    said = f"{failed} of {len(report.checks)} checks FAILED" if failed else "nothing got through"
+    findings = (*report.host, *report.checks)
+    failed = sum(finding.verdict is Verdict.FAILED for finding in findings)
+    said = f"{failed} of {len(findings)} checks FAILED" if failed else "nothing got through"
     return f"isolation: {report.isolation}; {said}"

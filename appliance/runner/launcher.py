@@ -5,8 +5,10 @@ import socket
 import subprocess
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 from typing import NamedTuple
 
+import structlog
 import trio
 
 from appliance.entities import Language
@@ -14,9 +16,18 @@ from appliance.errors import CannotStart
 from appliance.runner import packets, wire
 from appliance.runner.outcome import Isolation, Limits, Purpose
 
+log = structlog.get_logger()
+
+_OTHER_SERVER_SECONDS = 10.0  # a server that was killed is noticed when the launcher is ready for it
+_RETRY_SECONDS = 0.25  # the next launcher needs about a second to be ready
+
 
 class LauncherGone(Exception):
     """The launcher has ended, and every sandbox with it."""
+
+
+class _Refused(CannotStart):
+    """The launcher serves somebody else."""
 
 
 class ClaimRefused(Exception):
@@ -68,9 +79,15 @@ class _Answer:
 
 
 class Launcher:
-    """A connection to a launcher that has said hello."""
+    """A connection to a launcher that has said hello.
 
-    def __init__(self, sock: trio.socket.SocketType, hello: wire.Hello) -> None:
+    `path` is the socket of a launcher that comes back when it has gone, None for a child of our own.
+    """
+
+    def __init__(self, sock: trio.socket.SocketType, hello: wire.Hello, path: Path | None = None) -> None:
+        self._path = path
+        self._hello = hello
+        self._back = trio.Event()
         level = "reduced" if hello.missing else "full"
         self.isolation = Isolation(level=level, missing=tuple(hello.missing), absent=tuple(hello.absent), reasons=hello.reasons)
         self.floor = hello.floor
@@ -85,7 +102,17 @@ class Launcher:
         self._gone = False
 
     async def claim(self, run_id: str, language: Language, purpose: Purpose, limits: Limits, deadline_ms: int) -> ClaimedSandbox:
-        """Raises `ClaimRefused`, or `LauncherGone`. When cancelled, a sandbox that comes too late is killed."""
+        """Raises `ClaimRefused`, or `LauncherGone`; a launcher that comes back is waited for. When cancelled, a sandbox that
+        comes too late is killed."""
+        while True:
+            try:
+                return await self._claim(run_id, language, purpose, limits, deadline_ms)
+            except LauncherGone:  # before the job was sent: it can have had no effects
+                if self._path is None:
+                    raise
+                await self._back.wait()
+
+    async def _claim(self, run_id: str, language: Language, purpose: Purpose, limits: Limits, deadline_ms: int) -> ClaimedSandbox:
         if self._gone:
             raise LauncherGone
         ticket = next(self._tickets)
@@ -115,7 +142,12 @@ class Launcher:
             raise LauncherGone
         raise ClaimRefused(answer.refusal)
 
+    def close(self) -> None:
+        self._sock.close()
+
     async def kill(self, sandbox: ClaimedSandbox) -> None:
+        if self._endings.get(sandbox.number) is not sandbox.ending:
+            return  # it has ended; a later launcher may have given its number to another
         with suppress(LauncherGone):  # and so is the sandbox
             await self._send(wire.Kill(sandbox=sandbox.number))
 
@@ -146,6 +178,37 @@ class Launcher:
                 ending.set(None)
             for answer in self._answers.values():
                 answer.event.set()
+
+    async def keep_connected(self) -> None:
+        """`listen` for as long as there is a launcher, and to the next one when it went.
+
+        Raises `LauncherGone` when it was a child of our own, or when the next one offers something else than what this
+        program has told everybody.
+        """
+        try:
+            while True:
+                try:
+                    await self.listen()
+                except LauncherGone:
+                    if self._path is None:
+                        raise
+                    log.error("the launcher has gone", socket=str(self._path))
+                    await self._reconnect(self._path)
+                    log.info("the launcher is back")
+        finally:
+            self._path = None  # nobody may wait for it any more
+            self._back.set()
+
+    async def _reconnect(self, path: Path) -> None:
+        self._sock.close()
+        sock, hello = await _next_launcher(path)
+        if hello != self._hello:
+            sock.close()
+            raise LauncherGone("the next launcher offers other languages or another isolation")
+        self._sock, self._gone = sock, False
+        self._answers, self._endings = {}, {}
+        self._back.set()
+        self._back = trio.Event()
 
     async def _take(self, message: wire.FromLauncher, fds: Sequence[int] | None) -> None:
         """`fds` None: they were lost, and a sandbox whose job channel is closed ends by itself."""
@@ -193,14 +256,73 @@ def start_launcher(command: Sequence[str]) -> socket.socket:
     return ours
 
 
+def reach_launcher(path: Path) -> socket.socket:
+    """A connection to the installed launcher's socket; connecting starts it. Raises `CannotStart`."""
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    try:
+        sock.connect(str(path))
+    except OSError as error:
+        sock.close()
+        raise CannotStart(
+            f"no launcher at {path}: {error.strerror}; `systemctl status codeactions-launcher.socket` tells more"
+        ) from None
+    return sock
+
+
 @asynccontextmanager
-async def connect(ours: socket.socket) -> AsyncIterator[Launcher]:
-    """The launcher at the other end, once it has said hello. Raises `CannotStart` when it never does."""
-    with trio.socket.from_stdlib_socket(ours) as sock:
+async def connect(ours: socket.socket, path: Path | None = None) -> AsyncIterator[Launcher]:
+    """The launcher at the other end, once it has said hello. Raises `CannotStart` when it never does.
+
+    `path`: where the next one is found when this one has gone.
+    """
+    launcher = Launcher(*await _first_launcher(ours, path), path)
+    try:
+        yield launcher
+    finally:
+        launcher.close()
+
+
+async def _first_launcher(ours: socket.socket, path: Path | None) -> tuple[trio.socket.SocketType, wire.Hello]:
+    """One that was started for a server that is no more refuses the next until it has seen that; then the socket has another."""
+    gives_up_at = trio.current_time() + _OTHER_SERVER_SECONDS
+    while True:
+        try:
+            return (sock := trio.socket.from_stdlib_socket(ours)), await _greeted(sock)
+        except _Refused:
+            if path is None or trio.current_time() > gives_up_at:
+                raise
+            await trio.sleep(_RETRY_SECONDS)
+            ours = reach_launcher(path)
+
+
+async def _next_launcher(path: Path) -> tuple[trio.socket.SocketType, wire.Hello]:
+    """However long it takes; each reason why there is none yet is logged once."""
+    reason = ""
+    while True:
+        try:
+            sock = trio.socket.from_stdlib_socket(reach_launcher(path))
+            return sock, await _greeted(sock)
+        except CannotStart as error:
+            if str(error) != reason:
+                log.warning("the launcher can't be reached", reason=str(error))
+            reason = str(error)
+            await trio.sleep(_RETRY_SECONDS)
+
+
+async def _greeted(sock: trio.socket.SocketType) -> wire.Hello:
+    """What the launcher says first; the socket is closed when that is no hello."""
+    try:
         packet = await packets.receive(sock, wire.PACKET_BYTES)
         if not packet.data:
             raise CannotStart("the launcher ended before it was ready; it has said why above")
         hello = wire.from_launcher(packet.data)
+        if isinstance(hello, wire.NotServed):
+            raise _Refused(f"the launcher refuses this server: {hello.reason}")
         if not isinstance(hello, wire.Hello):
             raise CannotStart("the launcher did not say hello: it is of another version")
-        yield Launcher(sock, hello)
+    except BaseException as error:
+        sock.close()
+        if isinstance(error, OSError):
+            raise CannotStart(f"the launcher ended before it was ready: {error.strerror}") from None
+        raise
+    return hello

@@ -93,8 +93,14 @@ class Swept(msgspec.Struct, frozen=True, kw_only=True, tag="swept", tag_field="o
     kind: OrphanKind
 
 
+class NotServed(msgspec.Struct, frozen=True, kw_only=True, tag="not_served", tag_field="op"):
+    """Instead of a hello: this server gets no sandboxes, and the connection ends."""
+
+    reason: str
+
+
 ToLauncher = Claim | Kill
-FromLauncher = Hello | Claimed | Refused | Ended | Swept
+FromLauncher = Hello | Claimed | Refused | Ended | Swept | NotServed
 
 _encoder = msgspec.json.Encoder()
 _to_launcher: msgspec.json.Decoder[ToLauncher] = msgspec.json.Decoder(ToLauncher)

@@ -151,7 +151,7 @@ def key() -> str:
     """A hash of all that decides the bytes."""
     compiler = subprocess.run(["gcc", "--version"], stdout=subprocess.PIPE, check=True).stdout
     total = hashlib.sha256(sys.version.encode() + compiler)
-    folders = [ROOT / name for name in contents.OWN] + [HERE]
+    folders = [ROOT / name for name in (*contents.OWN, contents.UNITS)] + [HERE]
     files = [path for folder in folders for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts]
     for path in sorted([*files, ROOT / "requirements-build.lock"]):
         total.update(f"{path.relative_to(ROOT)}\0{path.stat().st_size}\0".encode() + path.read_bytes())

@@ -23,6 +23,7 @@ MODULES = f"{PREFIX}/lib/{PYTHON}"
 LIBRARIES = f"{PREFIX}/lib/codeactions-python"
 INSIDE = f"/opt/{PREFIX}"
 OWN = ("appliance", "ui", "engines")
+UNITS = "systemd"  # the files that `codeactions install` writes
 
 # Modules of `sys.stdlib_module_names` that aren't carried: of other systems, …
 _ELSEWHERE = {"_msi", "_overlapped", "_scproxy", "_winapi", "msilib", "msvcrt", "nt", "winreg", "winsound"}
@@ -91,6 +92,10 @@ def own_packages(root: Path, work: Path) -> Iterator[Entry]:
             if path.suffix == ".py":
                 place = inner.parent / "__pycache__" / (path.stem + _SUFFIX)
                 yield compiled(path, str(place), str(inner), work)
+
+
+def units(root: Path) -> Iterator[Entry]:
+    yield from ((str(path.relative_to(root)), str(path), "DATA") for path in _files(root / UNITS))
 
 
 def own_modules(root: Path) -> list[str]:

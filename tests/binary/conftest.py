@@ -6,21 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.appliance import ROOT, with_the_network
-
-BUILD_SECONDS = 600  # half a minute on a quiet machine, once for each change
-LACKS_PARTS = 3  # binary.sh's exit status
-
-
-@pytest.fixture(scope="session")
-def binary() -> Path:
-    """The one file, built from this checkout if it isn't there yet."""
-    command, fds = with_the_network(str(ROOT / "packaging/binary.sh"))
-    done = subprocess.run(command, pass_fds=fds, capture_output=True, text=True, timeout=BUILD_SECONDS, check=False)
-    if done.returncode == LACKS_PARTS:
-        pytest.skip(f"NOT TESTED: the binary can't be built here: {done.stderr.strip()}")
-    assert done.returncode == 0, done.stdout + done.stderr
-    return ROOT / "dist" / "codeactions"
+_UNPACK_SECONDS = 600  # about one on a quiet machine
 
 
 @pytest.fixture(scope="session")
@@ -36,6 +22,6 @@ def program(binary: Path, shelf: Path) -> Path:
     """What it has unpacked, by the user who runs the tests."""
     unpacked = shelf / "unpacked"
     environment = {"PATH": os.environ["PATH"], "CODEACTIONS_UNPACK": str(unpacked)}
-    subprocess.run([binary, "version"], env=environment, capture_output=True, timeout=BUILD_SECONDS, check=True)
+    subprocess.run([binary, "version"], env=environment, capture_output=True, timeout=_UNPACK_SECONDS, check=True)
     [tree] = [path for path in unpacked.iterdir() if path.is_dir()]
     return tree / "codeactions"

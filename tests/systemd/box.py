@@ -74,7 +74,7 @@ class Box(NamedTuple):
         return made[0]
 
 
-class _Connection(http.client.HTTPConnection):
+class Connection(http.client.HTTPConnection):
     def __init__(self, box: Box, port: int) -> None:
         super().__init__("127.0.0.1", port, timeout=HANG_GUARD)
         self._box = box
@@ -92,7 +92,7 @@ class BoxedAppliance(Appliance):
     unit: str = field(kw_only=True)
 
     def connect(self) -> http.client.HTTPConnection:
-        return _Connection(self.box, self.port)
+        return Connection(self.box, self.port)
 
     @property
     def processes(self) -> list[int]:

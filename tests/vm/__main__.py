@@ -1,4 +1,4 @@
-"""The tests on a real systemd, in a Debian machine of their own with cgroup version 2: `make test-vm`.
+"""The tests on a real systemd, in a Debian machine of their own with cgroup version 2: `make test-vm-suite`.
 
 The machine is emulated, and some fifteen times slower than this one: what a test measures in time is multiplied. `vm-box` beside
 this file makes its image (once, two minutes), boots it, and throws away what was written to it. Needs root, qemu-system-x86 and

@@ -2,13 +2,15 @@
 
 THEORY OF OPERATION
 
-The server's socket is inherited (SOCK_SEQPACKET). A request names a language, a run and a network mode; no path, command or
-uid ever comes from it. For each claim the launcher takes a parked sandbox, hands the server its four pipe ends, and later
-says that it has ended. The launcher never reads a job, an answer or an output.
+The server's socket is inherited (SOCK_SEQPACKET). Installed it is the first connection, of a user that may, to a socket that
+systemd listens on; for as long as it lasts, whoever else connects is refused with a reason. A request names a language, a run
+and a network mode; no path, command or uid ever comes from it. For each claim the launcher takes a parked sandbox, hands the
+server its four pipe ends, and later says that it has ended. The launcher never reads a job, an answer or an output.
 
 End of file on the socket means that the server is gone: every sandbox is killed with its zygote, and the launcher ends. It
 must not ask for a death signal instead: a server that runs Trio starts processes from a thread that retires, and would take
-us with it.
+us with it. Installed, systemd starts the next launcher when the next server connects: each has one server, and scopes that are
+bound to its unit.
 """
 
 import os
@@ -24,7 +26,7 @@ import trio
 from appliance.entities import Language
 from appliance.entities import Network as NetworkMode
 from appliance.runner import packets, wire
-from appliance.runner.launch import cgroups
+from appliance.runner.launch import cgroups, doors
 from appliance.runner.launch.languages import Languages
 from appliance.runner.launch.limits import Limits
 from appliance.runner.launch.network import router
@@ -48,12 +50,39 @@ _REFUSALS = 2  # limits that the kernel doesn't take twice are no accident of on
 _MOST_TAKEN = 10  # sandboxes a claim, those among them that die while they are claimed
 
 
-class LaunchOptions(NamedTuple):
-    """`keep`: parked sandboxes a language; `runs`: how many there may be at once; `limits`: those of a parked sandbox;
-    `uid_base`: the first of the sandboxes' uids, used by root only; `programs`: what languages need of the host, by
-    language; `allow`: NETWORK_ALLOW; `toolchain_cache`: a folder for builds, or ""."""
+class Bounds(NamedTuple):
+    """The most that one claim is granted, whatever the server asks for."""
 
+    memory_bytes: int = 1 << 50
+    cpu_percent: int = 1 << 50
+    tasks: int = 1 << 50
+    deadline_ms: int = 1 << 50
+    networks: frozenset[NetworkMode] = frozenset(NetworkMode)
+
+    def refusal(self, claim: wire.Claim) -> str:
+        """What is beyond; empty when nothing is."""
+        for name, asked, most in (
+            ("max_memory", claim.memory_bytes, self.memory_bytes),
+            ("max_cpu", claim.cpu_percent, self.cpu_percent),
+            ("max_tasks", claim.tasks, self.tasks),
+            ("max_seconds", claim.deadline_ms, self.deadline_ms),
+        ):
+            if asked > most:
+                return f"the launcher grants no more than {most} as {name}, and {asked} was asked for"
+        if claim.network not in self.networks:
+            return f"the launcher grants no network {claim.network.value} (networks)"
+        return ""
+
+
+class LaunchOptions(NamedTuple):
+    """`fd`: the server's socket, or, if it `listens`, the one to accept it on; `bounds`: what is granted; `keep`: parked
+    sandboxes a language; `runs`: how many there may be at once; `limits`: those of a parked sandbox; `uid_base`: the first of
+    the sandboxes' uids, used by root only; `programs`: what languages need of the host, by language; `allow`: NETWORK_ALLOW;
+    `toolchain_cache`: a folder for builds, or ""."""
+
+    listens: bool
     fd: int
+    bounds: Bounds
     keep: int
     runs: int
     limits: Limits
@@ -66,6 +95,7 @@ class LaunchOptions(NamedTuple):
 
 def main(options: LaunchOptions) -> int:
     syscalls.become_subreaper()
+    os.umask(0o022)  # sandboxes inherit it, and what root makes in their file system is for other uids to read
     slots = None
     if os.geteuid() == 0:
         slots = Slots(free_range(options.uid_base))
@@ -74,8 +104,10 @@ def main(options: LaunchOptions) -> int:
 
 
 async def _serve(options: LaunchOptions, slots: Slots | None) -> None:
-    server = trio.socket.from_stdlib_socket(socket.socket(fileno=options.fd))
     async with AsyncExitStack() as stack:
+        given = trio.socket.from_stdlib_socket(socket.socket(fileno=options.fd))
+        door = await stack.enter_async_context(trio.open_nursery())
+        server = await doors.accept_one(given, door) if options.listens else given
         network, reasons = await _network(stack, slots, options.allow)
         nursery = await stack.enter_async_context(trio.open_nursery())
         scopes, why_no_scopes = await _scopes(nursery, options)
@@ -83,7 +115,7 @@ async def _serve(options: LaunchOptions, slots: Slots | None) -> None:
         languages = Languages(
             garage, options.programs, options.keep, options.limits.memory_bytes, options.network, options.toolchain_cache
         )
-        connection = _Connection(server, nursery, languages)
+        connection = _Connection(server, nursery, languages, options.bounds)
         sweep = Sweep(own_mark(), slots, scopes, connection.swept)
         await sweep.at_start()
         await languages.start()
@@ -91,6 +123,7 @@ async def _serve(options: LaunchOptions, slots: Slots | None) -> None:
         nursery.start_soon(sweep.run, name="sweep")
         await connection.serve()
         nursery.cancel_scope.cancel()
+        door.cancel_scope.cancel()
 
 
 async def _scopes(nursery: trio.Nursery, options: LaunchOptions) -> tuple[Scopes | None, dict[str, str]]:
@@ -134,8 +167,9 @@ def _hello(
 class _Connection:
     """The one server's connection, and its sandboxes."""
 
-    def __init__(self, server: trio.socket.SocketType, nursery: trio.Nursery, languages: Languages) -> None:
+    def __init__(self, server: trio.socket.SocketType, nursery: trio.Nursery, languages: Languages, bounds: Bounds) -> None:
         self._server = server
+        self._bounds = bounds
         self._nursery = nursery
         self._languages = languages
         self._claimed: dict[int, Sandbox] = {}
@@ -163,6 +197,10 @@ class _Connection:
             sandbox.kill()
 
     async def _claim(self, claim: wire.Claim) -> None:
+        if refusal := self._bounds.refusal(claim):
+            log.warning("a claim beyond the launcher's bounds", run_id=claim.run_id, reason=refusal)
+            await self.send(wire.Refused(ticket=claim.ticket, reason=refusal))
+            return
         parking = self._languages.parking(claim.language, claim.purpose)
         if parking is None:
             await self.send(wire.Refused(ticket=claim.ticket, reason=f"this host can't run {claim.language}"))

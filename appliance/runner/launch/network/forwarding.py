@@ -101,6 +101,12 @@ class Forwarding:
         log.info("forwarding opened", setting=name.replace("/", "."))
         return True
 
+    def take_over(self) -> None:
+        """What is open by us in this network namespace, whoever has opened it."""
+        for path in _FOLDER.glob(self._path("*").name):
+            name = path.name.removeprefix(self._path("").name)
+            self._open(_setting_of(name))
+
     def close(self) -> None:
         while self._held:
             name, fd = self._held.popitem()
@@ -117,6 +123,19 @@ class Forwarding:
 
     def _path(self, name: str) -> Path:
         return _FOLDER / f"codeactions-{self._namespace}-{name.replace('/', '.')}"
+
+
+def give_back_what_is_left() -> None:
+    """Settings that a launcher of this network namespace opened before it was killed, when no other needs them."""
+    held = Forwarding()
+    held.take_over()
+    held.close()
+
+
+def _setting_of(name: str) -> str:
+    """From a file's name; a device's may have dots of its own, as a VLAN's has."""
+    protocol, device = name[: len("net.ipv4.conf.")], name[len("net.ipv4.conf.") :].removesuffix(".forwarding")
+    return f"{protocol.replace('.', '/')}{device}/forwarding"
 
 
 def _locked(path: Path) -> tuple[int, bool]:
