@@ -7,7 +7,9 @@ the sandbox has ended, and copied into the state directory. Whoever wants the sa
 build belongs to the jobs nursery, so a caller that goes away doesn't end it.
 
 The toolchain's own cache (`TOOLCHAIN`) lies in the state directory too, and is mounted read-only into the sandboxes of builds.
-`warm` fills it once a toolchain, with builds whose source is ours; no tenant's build writes there.
+`warm` fills it once a toolchain, with builds whose source is ours; no tenant's build writes there. The first of these makes what
+every program needs; tenants' builds wait for it rather than compile the same beside it, and no longer: the rest is made with
+low priority, and a build compiles for itself what isn't there yet.
 """
 
 import fcntl
@@ -16,8 +18,8 @@ import os
 import shutil
 import tarfile
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
@@ -43,6 +45,7 @@ _MOST_OPEN = 32  # programs that are kept in memory, of some 2 to 8 MB each
 _MOST_FAILURES = 1000
 _SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
 _CPU_PERCENT = 200
+_LATER_CPU_PERCENT = 100  # of what fills the cache while tenants' builds and runs go on
 _TASKS = 256
 
 
@@ -100,6 +103,7 @@ class Builds:
         self._failures: OrderedDict[str, NotBuilt] = OrderedDict()
         self._open: OrderedDict[str, int] = OrderedDict()
         self._engines: dict[Language, str] = {}
+        self._cores: dict[Language, trio.Event] = {}  # set when what every program needs is in the toolchain's cache
         options.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def state(self, language: Language, source: str) -> BuildState | None:
@@ -121,20 +125,14 @@ class Builds:
             if key not in self._flights and key not in self._failures and not self._path(key).exists():
                 self._take_off(key, language, source)
 
-    @asynccontextmanager
-    async def program(self, language: Language, source: str) -> AsyncIterator[int | NotBuilt | None]:
-        """The program's descriptor, for as long as the block lasts; None for a language that has none."""
-        if not self._is_built(language):
-            yield None
-            return
-        found = await self._find(self._key(language, source), language, source)
-        try:
-            yield found
-        finally:
-            if isinstance(found, int):
-                os.close(found)
+    async def program(self, language: Language, source: str) -> int | NotBuilt | None:
+        """The program's descriptor, which is the caller's to close (`closing_program`); None for a language that has none.
 
-    async def _find(self, key: str, language: Language, source: str) -> int | NotBuilt:
+        A caller that is cancelled only stops waiting: the build goes on.
+        """
+        if not self._is_built(language):
+            return None
+        key = self._key(language, source)
         if (failure := self._failures.get(key)) is not None and failure.is_final:
             return failure
         if key not in self._flights and (program := await self._kept(key)) is not None:
@@ -150,7 +148,7 @@ class Builds:
 
     def _key(self, language: Language, source: str) -> str:
         if language not in self._engines:
-            self._engines[language] = _hash_of_engine(language, self._launcher.languages.get(language, ""))
+            self._engines[language] = hash_of_engine(language, self._launcher.languages.get(language, ""))
         return hashlib.sha256(f"{self._engines[language]}\0{source}".encode("utf-8", "surrogatepass")).hexdigest()
 
     def _path(self, key: str) -> Path:
@@ -164,6 +162,8 @@ class Builds:
 
     async def _build(self, flight: _Flight, key: str, language: Language, source: str) -> None:
         try:
+            if (core := self._cores.get(language)) is not None:
+                await core.wait()
             async with self._turns:
                 flight.has_begun = True
                 flight.failure = await self._execute(key, language, source)
@@ -194,12 +194,12 @@ class Builds:
         log.info("build ready", build=key[:12], wall_ms=outcome.usage.wall_ms)
         return None
 
-    async def _run(self, language: Language, source: str, output: int, on_log: OnLog) -> Outcome:
+    async def _run(self, language: Language, source: str, output: int, on_log: OnLog, cpu_percent: int = _CPU_PERCENT) -> Outcome:
         options = self._options
         limits = Limits(
             timeout_s=options.timeout_s,
             memory_bytes=options.memory_bytes,
-            cpu_percent=_CPU_PERCENT,
+            cpu_percent=cpu_percent,
             tasks=_TASKS,
             network=Network.NONE,
         )
@@ -243,23 +243,34 @@ class Builds:
         """Fills the toolchain's cache, once for each toolchain; a failure only makes builds slow."""
         task_status.started()
         for language in self._launcher.languages:
-            if (spec := spec_of(language)).build is not None:
+            if (spec := spec_of(language)).build is not None and spec.warming:
                 await self._warm(language, spec)
 
     async def _warm(self, language: Language, spec: LanguageSpec) -> None:
         folder = self._options.folder / TOOLCHAIN
-        key = _hash_of_engine(language, self._launcher.languages[language])
+        key = hash_of_engine(language, self._launcher.languages[language])
         if (folder / _KEY_FILE).exists() and (folder / _KEY_FILE).read_text() == key:
             return
-        for source in spec.warming:
-            with _memory_file(language) as archive:
-                outcome = await self._run(language, source, archive, _ignore)
-                if outcome.kind is not OutcomeKind.COMPLETED:
-                    log.warning("toolchain cache not filled", engine=language.value, reason=self._explain(outcome))
-                    return
-                await trio.to_thread.run_sync(_unpack, archive, folder)
-        (folder / _KEY_FILE).write_text(key)
-        log.info("toolchain cache filled", engine=language.value)
+        core = self._cores[language] = trio.Event()
+        try:
+            is_filled = await self._fill(folder, language, spec.warming[0], _CPU_PERCENT)
+        finally:
+            core.set()
+        for source in spec.warming[1:]:
+            is_filled = is_filled and await self._fill(folder, language, source, _LATER_CPU_PERCENT)
+        if is_filled:
+            (folder / _KEY_FILE).write_text(key)
+            log.info("toolchain cache filled", engine=language.value)
+
+    async def _fill(self, folder: Path, language: Language, source: str, cpu_percent: int) -> bool:
+        with _memory_file(language) as archive:
+            outcome = await self._run(language, source, archive, _ignore, cpu_percent)
+            if outcome.kind is not OutcomeKind.COMPLETED:
+                log.warning("toolchain cache not filled", engine=language.value, reason=self._explain(outcome))
+                return False
+            await trio.to_thread.run_sync(_unpack, archive, folder)
+        log.info("toolchain cache grows", engine=language.value, wall_ms=outcome.usage.wall_ms)
+        return True
 
 
 async def _ignore(entry: LogEntry) -> None:
@@ -288,7 +299,7 @@ def existing_toolchain_cache(state_dir: Path) -> Path | None:
         return None
 
 
-def _hash_of_engine(language: Language, version: str) -> str:
+def hash_of_engine(language: Language, version: str) -> str:
     import engines
 
     digest = hashlib.sha256(version.encode())
@@ -297,6 +308,15 @@ def _hash_of_engine(language: Language, version: str) -> str:
         if path.suffix not in (".pyc", "") and path.is_file():
             digest.update(f"\0{path.relative_to(folder)}\0".encode() + path.read_bytes())
     return digest.hexdigest()
+
+
+@contextmanager
+def closing_program(program: int | None) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        if program is not None:
+            os.close(program)
 
 
 @contextmanager

@@ -8,13 +8,14 @@ as `queued`; one that can start at once is recorded as `started` with a single w
 a store that fails then means no run. A store that fails at the end means a late record, never a late answer.
 """
 
+from functools import partial
 from typing import Any
 
 import msgspec
 import structlog
 import trio
 
-from appliance.builds import Builds, NotBuilt
+from appliance.builds import Builds, NotBuilt, closing_program
 from appliance.coordination.interface import Limiter
 from appliance.disk import DiskWatch, fit_for_disk
 from appliance.ends import Ends
@@ -233,11 +234,14 @@ class Calls:
 
     async def _execute(self, flight: _Flight, job: Job, on_log: OnLog) -> Outcome:
         """A language that is compiled is so before the run's clock starts."""
-        async with self._builds.program(job.language, job.source) as program:
-            if isinstance(program, NotBuilt):
-                for entry in program.entries:
-                    await on_log(entry)
-                return flight.ticket.end_unstarted(program.outcome)
+        program = await flight.ticket.prepare(partial(self._builds.program, job.language, job.source))
+        if isinstance(program, Outcome):
+            return program
+        if isinstance(program, NotBuilt):
+            for entry in program.entries:
+                await on_log(entry)
+            return flight.ticket.end_unstarted(program.outcome)
+        with closing_program(program):
             return await flight.ticket.run(msgspec.structs.replace(job, program=program), on_log)
 
     async def _land(self, flight: _Flight, outcome: Outcome, left: list[CodeLog]) -> None:

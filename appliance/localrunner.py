@@ -10,7 +10,7 @@ import msgspec
 import trio
 
 from appliance import options
-from appliance.builds import FOLDER, Builds, NotBuilt
+from appliance.builds import FOLDER, Builds, NotBuilt, closing_program
 from appliance.calls import Request, job_of
 from appliance.entities import Code, new_id
 from appliance.errors import CannotStart
@@ -59,11 +59,12 @@ def _folder(settings: Settings, temporary: Path) -> Path:
 
 
 async def _execute(ticket: Ticket, builds: Builds, job: Job, on_log: OnLog) -> Outcome:
-    async with builds.program(job.language, job.source) as program:
-        if isinstance(program, NotBuilt):
-            for entry in program.entries:
-                await on_log(entry)
-            return program.outcome
+    program = await builds.program(job.language, job.source)
+    if isinstance(program, NotBuilt):
+        for entry in program.entries:
+            await on_log(entry)
+        return program.outcome
+    with closing_program(program):
         return await ticket.run(msgspec.structs.replace(job, program=program), on_log)
 
 

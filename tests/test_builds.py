@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.appliance import Appliance, at_once, eventually, running
+from tests.appliance import HANG_GUARD, Appliance, at_once, eventually, running
 from tests.golang import build_of, compiling, events, go_program, until_built
 
 QUEUE = 500
@@ -127,6 +127,20 @@ def test_a_build_without_memory_says_so(tmp_path: Path) -> None:
         answer = appliance.call(create(appliance, action("big")))
         assert answer.status == 500
         assert answer.json()["message"] == "the source could not be compiled: out of memory: the limit is 32 MiB (BUILD_MEMORY)"
+
+
+def test_a_run_that_is_cancelled_while_its_source_is_compiled_ends_at_once(tmp_path: Path) -> None:
+    """And the build goes on, as soon as the toolchain's cache has what every program needs."""
+    with running(tmp_path / "state", go=go_program()) as appliance:
+        code_id = create(appliance, action("slow"))
+        answer = appliance.calling(code_id)
+        [run] = eventually(lambda: appliance.runs_of(code_id))
+        assert appliance.manage("POST", f"/coderun/{run['id']}/cancel").status == 202
+        assert answer.result(HANG_GUARD).json() == {"message": "the run was cancelled"}
+        assert build_of(appliance, code_id)["status"] in ("pending", "building")
+        assert until_built(appliance, code_id)["status"] == "ready"
+        assert events(appliance, "toolchain cache grows")
+        assert not events(appliance, "toolchain cache filled")
 
 
 def test_a_host_without_go_refuses_its_sources_and_says_what_to_install(tmp_path: Path) -> None:

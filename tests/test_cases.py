@@ -6,8 +6,9 @@ from urllib.parse import quote, urlencode
 import pytest
 
 from engines.table import Language
-from tests.appliance import Appliance, Response, running
+from tests.appliance import Appliance, Response
 from tests.cases import Case, check_body, check_headers, check_logs, is_text, load_cases, served_content_type
+from tests.golang import has_go, with_every_language
 
 CASES = [(language, case) for language in Language for case in load_cases(language)]
 WITHOUT_BODY = (204, 205, 304)
@@ -16,8 +17,15 @@ MIB = 1 << 20
 
 @pytest.fixture(scope="module")
 def appliance(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Appliance]:
-    with running(tmp_path_factory.mktemp("cases"), worker_pool_size=2) as appliance:
+    with with_every_language(tmp_path_factory.mktemp("cases") / "state", worker_pool_size=2) as appliance:
+        build_ahead(appliance)
         yield appliance
+
+
+def build_ahead(appliance: Appliance) -> None:
+    """What is compiled is so beside the first of the tests: a save builds in the background, and two codes share a build."""
+    for case in load_cases(Language.GO) if has_go() else ():
+        create(appliance, Language.GO, case)
 
 
 def create(appliance: Appliance, language: Language, case: Case) -> str:

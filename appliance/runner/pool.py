@@ -1,8 +1,9 @@
 """How many runs there are at once, who waits, and who is next."""
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from types import TracebackType
+from typing import TypeVar
 
 import msgspec
 import trio
@@ -15,6 +16,7 @@ from appliance.runner.launcher import Launcher
 from appliance.runner.outcome import NETWORK_FILTER, Isolation, Job, Limits, Outcome, OutcomeKind, Usage
 
 _RETRY_SECONDS = 1.0
+T = TypeVar("T")
 
 
 class PoolOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -153,7 +155,7 @@ class Runner:
 class Ticket:
     """One run's place. Leaving the block gives it back.
 
-    `wait`, then `run`, once each; `end` at any time.
+    `wait`, then perhaps `prepare`, then `run`, once each; `end` at any time.
     """
 
     def __init__(self, runner: Runner, project_uuid: str) -> None:
@@ -162,6 +164,7 @@ class Ticket:
         self._runner = runner
         self._turn = trio.Event()
         self._cause: Cause | None = None
+        self._preparing = trio.CancelScope()
         self._execution: Execution | None = None
         self._since = trio.current_time()
         self._queue_ms = 0.0
@@ -178,9 +181,10 @@ class Ticket:
         self._runner._leave(self)
 
     def end(self, cause: Cause) -> None:
-        """Ends the run, whether it waits or executes; `wait` or `run` then says how it ended."""
+        """Ends the run, whether it waits, is prepared or executes; `wait`, `prepare` or `run` then says how it ended."""
         self._cause = self._cause or cause
         self._turn.set()
+        self._preparing.cancel()
         if self._execution is not None:
             self._execution.end(cause)
 
@@ -192,9 +196,17 @@ class Ticket:
             return None
         waited = Usage(queue_ms=round((trio.current_time() - self._since) * 1000, 3))
         if self._cause is not None:
-            return self._count(Outcome(kind=self._cause.value, message=_ENDED_WAITING[self._cause], usage=waited))
+            return self._ended(self._cause, waited)
         message = f"the run could not start: it waited for {self._runner._options.queue_timeout:g} s (QUEUE_TIMEOUT)"
         return self._count(Outcome(kind=OutcomeKind.COULD_NOT_START, message=message, usage=waited))
+
+    async def prepare(self, work: Callable[[], Awaitable[T]]) -> T | Outcome:
+        """What `work` returns, which the run can't do without: its build. It is left at once when the run is to end, and may not
+        hold anything then."""
+        with self._preparing:
+            return await work()
+        assert self._cause is not None
+        return self._ended(self._cause, Usage(queue_ms=round(self._queue_ms, 3)))
 
     async def run(self, job: Job, on_log: OnLog) -> Outcome:
         self._execution = Execution(self._runner._launcher, job, self._runner._bounds, on_log)
@@ -207,6 +219,9 @@ class Ticket:
     def end_unstarted(self, outcome: Outcome) -> Outcome:
         """The end of a run that came to nothing before it was executed: its source doesn't compile."""
         return self._count(msgspec.structs.replace(outcome, usage=Usage(queue_ms=round(self._queue_ms, 3))))
+
+    def _ended(self, cause: Cause, usage: Usage) -> Outcome:
+        return self._count(Outcome(kind=cause.value, message=_ENDED_WAITING[cause], usage=usage))
 
     def _count(self, outcome: Outcome) -> Outcome:
         self._runner._counters.count_end(outcome)

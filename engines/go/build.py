@@ -1,7 +1,8 @@
 """The build of one Go source, in a sandbox of its own: the job's source in, an executable in the descriptor that came with it.
 
 The cache of the toolchain is filled beforehand and read-only (`BASE`); a build works on links to it in its own /tmp. A source
-that isn't the author's but the word `WARM` and names of packages fills that cache: the archive of what is new is the output.
+that isn't the author's but the word `WARM` (or `LATER`, for which nobody waits) and names of packages fills that cache: the
+archive of what is new is the output.
 """
 
 import io
@@ -21,6 +22,8 @@ from engines.spec import TOOLCHAIN_CACHE as BASE
 from engines.spec import Lacking, Place
 
 WARM = "codeactions:warm "
+LATER = "codeactions:later "
+_LATER_NICE = 10
 _OURS = Path(__file__).parent
 _MAIN = (_OURS / "main.go").read_text()
 _WORK = Path("/tmp/build")
@@ -64,8 +67,11 @@ def work(place: Place) -> int:
     job = Job.from_frame(*frame)
     place.confine(job.limits)
     channel = Channel(place.answers, job.max_log_bytes)
-    if job.source.startswith(WARM):
-        return _warm(job.source.removeprefix(WARM).split(), output, channel)
+    if job.source.startswith((WARM, LATER)):
+        packages = job.source.split()[1:]
+        if job.source.startswith(LATER):
+            os.nice(_LATER_NICE)
+        return _warm(packages, output, channel)
     return _build(job.source, output, channel, job.limits)
 
 

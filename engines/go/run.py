@@ -92,7 +92,9 @@ class _Run:
         readers: dict[int, Any] = {error_in: self._errors}
         actions: list[tuple[int, ...]] = [(os.POSIX_SPAWN_DUP2, error_out, 2)]
         given = [error_out]
-        if not self._is_plain:
+        if self._is_plain:
+            actions += [(os.POSIX_SPAWN_CLOSE, program)]
+        else:
             output_in, output_out = os.pipe2(os.O_CLOEXEC)
             readers[output_in] = self._output
             header = os.memfd_create("header")
@@ -103,7 +105,7 @@ class _Run:
             actions += [(os.POSIX_SPAWN_DUP2, output_out, 1)]
             actions += [(os.POSIX_SPAWN_DUP2, fd, 3 + index) for index, fd in enumerate(high)]
             actions += [(os.POSIX_SPAWN_CLOSE, fd) for fd in high]
-        binary = f"/proc/self/fd/{os.dup2(program, 210, inheritable=True)}"
+        binary = f"/proc/self/fd/{os.dup2(program, 210, inheritable=False)}"  # it is closed when it is executed
         environment = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
         environment["GOMEMLIMIT"] = str(int(self._header["limits"]["memory_bytes"] * _MARGIN))
         pid = os.posix_spawn(binary, ["action"], environment, file_actions=actions, setsigdef=[signal.SIGPIPE, signal.SIGINT])

@@ -1,9 +1,11 @@
 'use strict';
-// One process, one job: `node main.js JOB ANSWERS`, the descriptors of two pipes. Loads and rehearses, waits for its job, runs it.
+// One process, one job: `node main.js JOB ANSWERS [READY]`, the descriptors of pipes. Loads and rehearses, says so on the third pipe to
+// who waits for that, waits for its job, runs it.
 
 const fs = require('node:fs');
 const Module = require('node:module');
 const os = require('node:os');
+const v8 = require('node:v8');
 const { Channel, CutError, readFrame } = require('./channel');
 const { jobOf } = require('./job');
 const { rehearse } = require('./rehearsal');
@@ -11,10 +13,11 @@ const { Run } = require('./run');
 const { PATH } = require('./source');
 const { Streams } = require('./streams');
 
-const [jobFd, answersFd] = process.argv.slice(2).map(Number);
+const [jobFd, answersFd, readyFd] = process.argv.slice(2).map(Number);
 
 /** The process as an action is to find it. */
 function tidy() {
+  v8.setFlagsFromString('--max-old-space-size=0'); // ours is in force; a thread's own `resourceLimits` would give way to the flag
   process.argv.splice(1, Infinity, PATH);
   process.execArgv.length = 0;
   for (const name of Object.keys(require.cache)) delete require.cache[name];
@@ -43,6 +46,7 @@ async function main() {
   const streams = new Streams(channel);
   tidy();
   await rehearse(channel, streams);
+  if (readyFd !== undefined) fs.closeSync(readyFd);
   const job = awaitJob();
   if (job === null) process.exit();
   channel.maxLogBytes = job.maxLogBytes;

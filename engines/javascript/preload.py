@@ -38,12 +38,12 @@ def prepare(program: str) -> str:
 
 
 def work(place: Place) -> int:
-    job = place.job if place.in_scope else _confined(place)
-    for fd in (job, place.answers):
+    pipes = [place.job, place.answers] if place.in_scope else _confined(place)
+    for fd in pipes:
         os.set_inheritable(fd, True)
     hard = resource.getrlimit(resource.RLIMIT_STACK)[1]
     resource.setrlimit(resource.RLIMIT_STACK, (_STACK_BYTES, hard))
-    os.execve(_program, [_program, *_flags(place.room), str(_MAIN), str(job), str(place.answers)], os.environ)
+    os.execve(_program, [_program, *_flags(place.room), str(_MAIN), *map(str, pipes)], os.environ)
 
 
 def _flags(room: int) -> list[str]:
@@ -59,31 +59,52 @@ def _flags(room: int) -> list[str]:
     ]
 
 
-def _confined(place: Place) -> int:
-    """A descriptor that the job comes from once its limits are on this process."""
+def _confined(place: Place) -> list[int]:
+    """Descriptors for the job, which comes once its limits are on this process; for the answers; and one to close when node has
+    started, since the limits may be too low for that.
+    """
     reader, writer = os.pipe()
+    ready, starting = os.pipe()
     node = os.getpid()
     child = os.fork()
     if child == 0:
         os.close(reader)
+        os.close(starting)
         if os.fork() == 0:  # its parent ends at once: pid 1 reaps it, not node
-            _hand_on(place, node, writer)
+            _hand_on(place, node, ready, writer)
         os._exit(0)
     os.waitpid(child, 0)
-    os.close(writer)
-    os.close(place.job)
-    return reader
+    for fd in (writer, ready, place.job):
+        os.close(fd)
+    return [reader, place.answers, starting]
 
 
-def _hand_on(place: Place, node: int, writer: int) -> None:
+def _with_reserved(kind: int, node: int) -> tuple[int, int]:
+    """This process's limits, made bigger by what node has reserved for machine code: since version 24 half a gigabyte of pages
+    that may be written and executed, which counts as data though hardly any of it is ever there.
+    """
+    soft, hard = resource.getrlimit(kind)
+    if kind != resource.RLIMIT_DATA or soft == resource.RLIM_INFINITY:
+        return soft, hard
+    reserved = 0
+    for line in Path(f"/proc/{node}/maps").read_text().splitlines():
+        place, rights, *_ = line.split()
+        if rights == "rwxp":
+            begin, end = (int(address, 16) for address in place.split("-"))
+            reserved += end - begin
+    return soft + reserved, hard + reserved
+
+
+def _hand_on(place: Place, node: int, ready: int, writer: int) -> None:
     """Ends this process. Without a job there is nothing to limit, and node sees the end of the pipe."""
     try:
         frame = read_frame(place.job)
         if frame is not None:
             header, blob = frame
+            os.read(ready, 1)  # its end
             place.confine(header["limits"])
             for kind in (resource.RLIMIT_DATA, resource.RLIMIT_NPROC):
-                resource.prlimit(node, kind, resource.getrlimit(kind))
+                resource.prlimit(node, kind, _with_reserved(kind, node))
             text = json.dumps(header).encode()
             with open(writer, "wb") as pipe:
                 pipe.write(SIZES.pack(len(text), len(blob)) + text)

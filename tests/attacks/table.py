@@ -14,7 +14,7 @@ OUT_OF_MEMORY = "out_of_memory"
 
 MARK = "611.7353"  # seconds, in the command line of the process that `OUTLIVES` leaves behind
 
-LANGUAGES = ("python",)
+LANGUAGES = ("python", "javascript", "go")
 
 
 class Attack(NamedTuple):

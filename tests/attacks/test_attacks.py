@@ -1,11 +1,13 @@
 """Each attack of the table, in each language that can say it: held by the cage, and an attack outside of it."""
 
 import os
+import shutil
 import signal
 import subprocess
 
 import pytest
 
+from engines.table import Language, spec_of
 from tests.appliance import Appliance, alive, eventually, marked, status_of
 from tests.attacks import inside, outside
 from tests.attacks.table import ATTACKS, LANGUAGES, MARK, payloads
@@ -29,7 +31,14 @@ def test_the_cage_holds_against(appliance: Appliance, language: str, name: str) 
 @pytest.mark.parametrize(("language", "name"), CASES)
 def test_outside_the_cage_it_is_an_attack(language: str, name: str) -> None:
     leave_out_for_an_ordinary_user(name)
+    skip_if_lacking(language)
     assert outside.comes_to(language, name) in ATTACKS[name].outside
+
+
+def skip_if_lacking(language: str) -> None:
+    program = spec_of(Language(language)).program
+    if program is not None and shutil.which(program) is None:
+        pytest.skip(f"NOT TESTED: there is no {program} on PATH")
 
 
 def left_behind() -> list[int]:
@@ -38,12 +47,14 @@ def left_behind() -> list[int]:
 
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_what_outlives_its_program_does_not_outlive_its_run(appliance: Appliance, language: str) -> None:
+    inside.skip_if_lacking(appliance, language)
     assert appliance.run(payloads(language).OUTLIVES, language=language).body == b"left behind\n"
     eventually(lambda: not left_behind())
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_outside_the_cage_it_outlives_its_program_and_hears_no_request_to_end(language: str) -> None:
+    skip_if_lacking(language)
     chosen = payloads(language)
     done = subprocess.run(chosen.command(chosen.OUTLIVES), capture_output=True, text=True, check=True)
     assert done.stdout == "left behind\n"
@@ -56,3 +67,10 @@ def test_outside_the_cage_it_outlives_its_program_and_hears_no_request_to_end(la
 
 def test_python_says_every_attack() -> None:
     assert set(payloads("python").PAYLOADS) == set(ATTACKS)
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_a_language_says_at_least_twenty(language: str) -> None:
+    said = set(payloads(language).PAYLOADS)
+    assert said <= set(ATTACKS)
+    assert len(said) >= 20

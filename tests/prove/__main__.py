@@ -20,9 +20,10 @@ MOST_SLOWER = 2.0
 
 
 def thousand_calls() -> bool:
-    """A thousand calls, eight at a time: each gets its own answer, and nothing is left of them."""
+    """A thousand calls of all languages, eight at a time: each gets its own answer, and nothing is left of them."""
     found = calls.prove(CALLS)
     print(f"{found.calls} calls, 8 at a time, in {found.seconds:.1f} s: {found.calls / found.seconds:.0f} a second")
+    print(f"languages: {', '.join(found.languages)}")
     print(f"answers that weren't the caller's own: {found.wrong}")
     print(f"runs completed: {found.completed}; log entries: {found.logs}")
     print(f"processes left: {found.processes_left}; files left: {found.files_left or 'none'}")
@@ -33,6 +34,15 @@ def thousand_calls() -> bool:
     print("processes with sandboxes: {} before, {} after".format(*found.processes))
     good = (found.wrong, found.completed, found.logs) == (0, CALLS, 3 * CALLS)
     return good and not found.processes_left and not found.files_left
+
+
+def mixed(box: Box) -> bool:
+    """The same with a scope for each run."""
+    found = scoped.mixed(box, CALLS)
+    print(f"{CALLS} calls in scopes, 8 at a time, of {', '.join(found.languages)}")
+    print(f"answers that weren't the caller's own: {found.wrong}; runs completed: {found.completed}; log entries: {found.logs}")
+    print(f"processes outside of every scope: {found.strays}; ended by the sweep: {found.orphans:g}")
+    return found.is_right(CALLS)
 
 
 def nothing_left(box: Box) -> bool:
@@ -90,6 +100,7 @@ def in_a_box(step: Callable[[Box], bool]) -> bool:
 
 STEPS: dict[str, Callable[[], bool]] = {
     "calls": thousand_calls,
+    "mixed": lambda: in_a_box(mixed),
     "left": lambda: in_a_box(nothing_left),
     "forks": lambda: in_a_box(forks),
     "ends": lambda: in_a_box(ends),

@@ -1,4 +1,6 @@
-"""Many calls in a row, several at a time: each gets its own answer, and nothing is left of them but what is to be kept."""
+"""Many calls in a row, several at a time, of every language that this machine has by turns: each gets its own answer, and nothing
+is left of them but what is to be kept.
+"""
 
 import json
 import os
@@ -8,24 +10,60 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from tests.appliance import Appliance, alive, at_once, descendants, eventually, in_tmp, running, status_of
+from engines.table import Language
+from tests.appliance import Appliance, alive, at_once, descendants, eventually, in_tmp, status_of
+from tests.golang import with_every_language
 
 WARM_UP = 50
 WORKERS = 4
-ACTION = """
+# Each logs three lines and leaves a file behind, and fails when it finds one.
+ACTIONS = {
+    Language.PYTHON: """
 def Run(engine):
     number = engine.params.get("number")
     for line in range(3):
         engine.log.info(f"{number}: {line}")
     open("/tmp/left", "x").write(number)
     engine.result.set({"number": number, "body": engine.body}, content_type="json")
-"""
+""",
+    Language.JAVASCRIPT: """
+const fs = require("node:fs");
+function Run(engine) {
+  const number = engine.params.get("number");
+  for (let line = 0; line < 3; line += 1) engine.log.info(`${number}: ${line}`);
+  fs.writeFileSync("/tmp/left", number, { flag: "wx" });
+  engine.result.set({ number, body: engine.body }, { content_type: "json" });
+}
+""",
+    Language.GO: """package actions
+
+import (
+	"fmt"
+	"os"
+)
+
+func Run(engine *Engine) error {
+	number := engine.Params.Get("number")
+	for line := 0; line < 3; line++ {
+		engine.Log.Info(fmt.Sprintf("%s: %d", number, line))
+	}
+	file, err := os.OpenFile("/tmp/left", os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	fmt.Fprint(file, number)
+	engine.Result.Set(map[string]string{"number": number, "body": engine.Body}, ContentType("json"))
+	return nil
+}
+""",
+}
 
 
 class Figures(NamedTuple):
     """What was found. `wrong`: answers that weren't the caller's own. Sizes in KiB, before and after the calls."""
 
     calls: int
+    languages: list[str]
     seconds: float
     wrong: int
     completed: int
@@ -39,16 +77,19 @@ class Figures(NamedTuple):
 
 
 def prove(calls: int, clients: int = 8) -> Figures:
-    with tempfile.TemporaryDirectory() as folder, running(Path(folder) / "state", worker_pool_size=WORKERS) as appliance:
-        call_many(appliance, appliance.create(ACTION), WARM_UP, clients)
-        code_id = appliance.create(ACTION)
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        with_every_language(Path(folder) / "state", worker_pool_size=WORKERS) as appliance,
+    ):
+        languages = present(appliance)
+        call_many(appliance, create_each(appliance, languages), WARM_UP, clients)
+        codes = create_each(appliance, languages)
         before, temporary = measured(appliance), in_tmp()
         started = time.perf_counter()
-        wrong = call_many(appliance, code_id, calls, clients)
+        wrong = call_many(appliance, codes, calls, clients)
         seconds = time.perf_counter() - started
         after = measured(appliance)
-        completed = sum(run["status"] == "completed" for run in all_runs(appliance, code_id))
-        logs = appliance.manage("GET", f"/codelog?code_id={code_id}").json()["total"]
+        completed, logs = kept_of(appliance, codes)
         processes = descendants(appliance.process.pid)
         appliance.stop()
         eventually(lambda: not alive(processes), 5)
@@ -56,6 +97,7 @@ def prove(calls: int, clients: int = 8) -> Figures:
         files |= in_tmp() - temporary
     return Figures(
         calls=calls,
+        languages=languages,
         seconds=seconds,
         wrong=wrong,
         completed=completed,
@@ -69,19 +111,37 @@ def prove(calls: int, clients: int = 8) -> Figures:
     )
 
 
-def call_many(appliance: Appliance, code_id: str, calls: int, clients: int) -> int:
+def present(appliance: Appliance) -> list[str]:
+    """Those of this machine."""
+    services = appliance.request("GET", "/health").json()["services"]
+    return [language for language in Language if not services[f"engine_{language}"]["message"].startswith("not configured")]
+
+
+def create_each(appliance: Appliance, languages: list[str]) -> list[str]:
+    return [appliance.create(ACTIONS[Language(language)], language=language) for language in languages]
+
+
+def kept_of(appliance: Appliance, codes: list[str]) -> tuple[int, int]:
+    """Runs that have completed, and log entries."""
+    completed = sum(run["status"] == "completed" for code_id in codes for run in all_runs(appliance, code_id))
+    logs = sum(appliance.manage("GET", f"/codelog?code_id={code_id}").json()["total"] for code_id in codes)
+    return completed, logs
+
+
+def call_many(appliance: Appliance, codes: list[str], calls: int, clients: int) -> int:
     """How many answers were wrong."""
-    return sum(at_once([partial(client, appliance, code_id, range(first, calls, clients)) for first in range(clients)]))
+    return sum(at_once([partial(client, appliance, codes, range(first, calls, clients)) for first in range(clients)]))
 
 
-def client(appliance: Appliance, code_id: str, numbers: range) -> int:
+def client(appliance: Appliance, codes: list[str], numbers: range) -> int:
     connection = appliance.connect()
     wrong = 0
     for number in numbers:
         body = f"body of {number}"
-        connection.request("POST", f"/action/endpoint/{code_id}?number={number}", body)
+        connection.request("POST", f"/action/endpoint/{codes[number % len(codes)]}?number={number}", body)
         answer = connection.getresponse()
-        wrong += (answer.status, answer.read()) != (200, json.dumps({"number": str(number), "body": body}).encode())
+        data = answer.read()
+        wrong += answer.status != 200 or json.loads(data) != {"number": str(number), "body": body}
     connection.close()
     return wrong
 

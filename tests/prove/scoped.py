@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tests.appliance import Appliance, cmdline, eventually, status_of
-from tests.systemd.box import Box, BoxedAppliance, service
+from tests.prove import calls as unscoped
+from tests.systemd.box import Box, BoxedAppliance, service, service_with_every_language
 
 CLIENTS = 8
 WORKERS = 4
@@ -74,11 +75,35 @@ class Ends(NamedTuple):
         return statistics.quantiles(self.late_ms, n=100)[98]
 
 
+class Mixed(NamedTuple):
+    """Calls of all languages by turns: what `calls.Figures` has, and what `Left` has."""
+
+    languages: list[str]
+    wrong: int
+    completed: int
+    logs: int
+    strays: int
+    orphans: float
+
+    def is_right(self, calls: int) -> bool:
+        return self[1:] == (0, calls, 3 * calls, 0, 0)
+
+
 @contextmanager
 def busy(box: Box, name: str, workers: int = WORKERS) -> Iterator[BoxedAppliance]:
     room = {"worker_pool_queue_size": 1000, "worker_pool_project_queue_size": 1000, "code_limiter_max_requests": 1_000_000}
     with service(box, name, worker_pool_size=workers, **room) as appliance:
         yield appliance
+
+
+def mixed(box: Box, count: int) -> Mixed:
+    with service_with_every_language(box, "codeactions-mixed", worker_pool_size=WORKERS) as appliance:
+        languages = unscoped.present(appliance)
+        codes = unscoped.create_each(appliance, languages)
+        wrong = unscoped.call_many(appliance, codes, count, CLIENTS)
+        eventually(lambda: len(box.scopes()) <= kept(WORKERS))
+        completed, logs = unscoped.kept_of(appliance, codes)
+        return Mixed(languages, wrong, completed, logs, len(strays(appliance)), swept(appliance))
 
 
 def kept(workers: int) -> int:

@@ -17,8 +17,10 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+from appliance.builds import FOLDER, TOOLCHAIN
 from appliance.runner.sandbox import syscalls
 from tests.appliance import HANG_GUARD, ROOT, SERVE, Appliance, cmdline, environment_of, eventually, running, usable_settings
+from tests.golang import go_program, has_go, toolchain_cache
 
 TOOL = Path(__file__).parent / "systemd-box"
 SLICE = "codeactions.slice/codeactions-runs.slice"
@@ -145,6 +147,20 @@ def booted(*options: str) -> Iterator[Box]:
     finally:
         stop.communicate()
         assert stop.returncode == 0
+
+
+@contextmanager
+def service_with_every_language(box: Box, name: str, **settings: str | int) -> Iterator[BoxedAppliance]:
+    """That the box has, which is what this machine has."""
+    if not has_go():
+        with service(box, name, **settings) as appliance:
+            yield appliance
+        return
+    folder = f"/var/lib/{name}/{FOLDER}"
+    box.run("mkdir", "-p", folder)
+    box.run("cp", "-r", str(toolchain_cache()), f"{folder}/{TOOLCHAIN}")
+    with service(box, name, go=go_program(), **settings) as appliance:
+        yield appliance
 
 
 @contextmanager

@@ -2,7 +2,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.systemd.box import THIS_MACHINE, Box, BoxedAppliance, booted, service, why_no_box
+from tests.systemd.box import THIS_MACHINE, Box, BoxedAppliance, booted, service_with_every_language, why_no_box
 
 
 @pytest.fixture(scope="session")
@@ -20,6 +20,6 @@ def box(pytestconfig: pytest.Config) -> Iterator[Box]:
 @pytest.fixture(scope="session")
 def appliance(box: Box) -> Iterator[BoxedAppliance]:
     room = {"worker_pool_queue_size": 200, "worker_pool_project_queue_size": 200}
-    with service(box, "codeactions-tested", worker_pool_size=4, **room) as appliance:
+    with service_with_every_language(box, "codeactions-tested", worker_pool_size=4, **room) as appliance:
         yield appliance
         assert appliance.process.poll() is None, "it ended in the middle of the tests"

@@ -13,6 +13,11 @@ def test_no_process_was_ever_outside_its_scope(box: Box) -> None:
     assert found.looks > 100
 
 
+def test_each_call_of_each_language_gets_its_own_answer(box: Box) -> None:
+    found = scoped.mixed(box, 99)
+    assert found.is_right(99), found
+
+
 def test_nothing_is_left_after_many_calls(box: Box) -> None:
     found = scoped.nothing_left(box, 300)
     assert found.statuses == {200: 300}
