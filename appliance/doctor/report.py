@@ -39,22 +39,38 @@ class Lack(msgspec.Struct, frozen=True, kw_only=True):
     remedy: str
 
 
+class LanguageFound(msgspec.Struct, frozen=True, kw_only=True):
+    """`works`: whether an action in it answered as it must, None where this host lacks it; `message`: why it didn't, or what to
+    install. `program` is the host's, "" for a language that needs none."""
+
+    name: str
+    works: bool | None
+    version: str = ""
+    program: str = ""
+    wall_ms: float | None = None
+    message: str = ""
+
+
 class Report(msgspec.Struct, frozen=True, kw_only=True):
     """`floor`: why no run can start at all; then nothing was tried."""
 
     passed: bool
     isolation: str
     floor: str
+    languages: tuple[LanguageFound, ...]
     checks: tuple[Finding, ...]
     lacks: tuple[Lack, ...]
 
 
-def report_of(findings: Sequence[Finding], isolation: Isolation, floor: str) -> Report:
+def report_of(findings: Sequence[Finding], languages: Sequence[LanguageFound], isolation: Isolation, floor: str) -> Report:
     names = [(name, True) for name in isolation.missing] + [(name, False) for name in isolation.absent]
     return Report(
-        passed=not floor and all(finding.verdict is not Verdict.FAILED for finding in findings),
+        passed=not floor
+        and all(finding.verdict is not Verdict.FAILED for finding in findings)
+        and all(language.works is not False for language in languages),
         isolation=isolation.level,
         floor=floor,
+        languages=tuple(languages),
         checks=tuple(findings),
         lacks=tuple(
             Lack(name=name, reason=isolation.reasons.get(name, ""), counts=counts, **degree_of(name)._asdict())
@@ -68,7 +84,7 @@ def as_json(report: Report) -> str:
 
 
 def as_text(report: Report) -> str:
-    return "\n".join((*_checks(report.checks), *_lacks(report), _conclusion(report))) + "\n"
+    return "\n".join((*_checks(report.checks), *_languages(report.languages), *_lacks(report), _conclusion(report))) + "\n"
 
 
 def _checks(findings: Sequence[Finding]) -> Iterator[str]:
@@ -80,6 +96,21 @@ def _checks(findings: Sequence[Finding]) -> Iterator[str]:
     for row in rows:
         yield "  ".join((*(text.ljust(width) for text, width in zip(row, widths, strict=False)), row[3])).rstrip()
     yield ""
+
+
+def _languages(languages: Sequence[LanguageFound]) -> Iterator[str]:
+    width = max((len(language.name) for language in languages), default=0)
+    for language in languages:
+        yield f"{language.name.ljust(width)}  {_language(language)}"
+    if languages:
+        yield ""
+
+
+def _language(language: LanguageFound) -> str:
+    if language.works is None:
+        return f"not on this host: {language.message}"
+    what = f"{language.version}{f', {language.program}' if language.program else ''}"
+    return f"{what}: an action ran in {language.wall_ms:.1f} ms" if language.works else f"{what}: FAILED: {language.message}"
 
 
 def _said(finding: Finding) -> str:
@@ -98,5 +129,8 @@ def _conclusion(report: Report) -> str:
     if report.floor:
         return f"isolation: {report.isolation}; no run can start on this host: {report.floor}"
     failed = sum(finding.verdict is Verdict.FAILED for finding in report.checks)
+    broken = ", ".join(language.name for language in report.languages if language.works is False)
+    if broken and not failed:
+        return f"isolation: {report.isolation}; no action ran in {broken}"
     said = f"{failed} of {len(report.checks)} checks FAILED" if failed else "nothing got through"
     return f"isolation: {report.isolation}; {said}"
