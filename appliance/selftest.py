@@ -122,15 +122,21 @@ async def _lines(launcher: Launcher, settings: Settings) -> AsyncGenerator[tuple
         if language not in launcher.languages:
             yield "absent", f"{language}: {launcher.lacking[language]}"
             continue
-        outcome, logs = await _run(launcher, settings, _sample(language))
-        mark = "ok" if _value(outcome) == _TEXT and logs == ["an action"] else "FAILED"
+        outcome, logs = await run_sample(launcher, settings, language)
+        mark = "ok" if answers_as_it_must(outcome, logs) else "FAILED"
         yield mark, f"{language} {launcher.languages[language]}: an action runs: {outcome.message or outcome.kind.value}"
     if Language.PYTHON in launcher.languages:
         yield await _standard_library(launcher, settings)
 
 
-def _sample(language: Language) -> Path:
-    return Path(engines.__path__[0], language.value, "sample", f"action{spec_of(language).suffixes[0]}")
+async def run_sample(launcher: Launcher, settings: Settings, language: Language) -> tuple[Outcome, list[str]]:
+    """The language's own sample; what it logged."""
+    path = Path(engines.__path__[0], language.value, "sample", f"action{spec_of(language).suffixes[0]}")
+    return await _run(launcher, settings, path)
+
+
+def answers_as_it_must(outcome: Outcome, logs: list[str]) -> bool:
+    return _value(outcome) == _TEXT and logs == ["an action"]
 
 
 async def _standard_library(launcher: Launcher, settings: Settings) -> tuple[str, str]:

@@ -41,6 +41,18 @@ class Lack(msgspec.Struct, frozen=True, kw_only=True):
     remedy: str
 
 
+class LanguageFound(msgspec.Struct, frozen=True, kw_only=True):
+    """`works`: whether an action in it answered as it must, None where this host lacks it; `message`: why it didn't, or what to
+    install. `program` is the host's, "" for a language that needs none."""
+
+    name: str
+    works: bool | None
+    version: str = ""
+    program: str = ""
+    wall_ms: float | None = None
+    message: str = ""
+
+
 class Report(msgspec.Struct, frozen=True, kw_only=True):
     """`floor`: why no run can start at all; then nothing was tried. `host`: what the host gives the appliance."""
 
@@ -48,17 +60,23 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     isolation: str
     floor: str
     host: tuple[Finding, ...]
+    languages: tuple[LanguageFound, ...]
     checks: tuple[Finding, ...]
     lacks: tuple[Lack, ...]
 
 
-def report_of(findings: Sequence[Finding], host: Sequence[Finding], isolation: Isolation, floor: str) -> Report:
+def report_of(
+    findings: Sequence[Finding], host: Sequence[Finding], languages: Sequence[LanguageFound], isolation: Isolation, floor: str
+) -> Report:
     names = [(name, True) for name in isolation.missing] + [(name, False) for name in isolation.absent]
     return Report(
-        passed=not floor and all(finding.verdict is not Verdict.FAILED for finding in (*findings, *host)),
+        passed=not floor
+        and all(finding.verdict is not Verdict.FAILED for finding in (*findings, *host))
+        and all(language.works is not False for language in languages),
         isolation=isolation.level,
         floor=floor,
         host=tuple(host),
+        languages=tuple(languages),
         checks=tuple(findings),
         lacks=tuple(
             Lack(name=name, reason=isolation.reasons.get(name, ""), counts=counts, **degree_of(name)._asdict())
@@ -73,7 +91,7 @@ def as_json(report: Report) -> str:
 
 def as_text(report: Report) -> str:
     tables = (*_table("THIS HOST", report.host), *_table("A RUN TRIES TO", report.checks))
-    return "\n".join((*tables, *_lacks(report), _conclusion(report))) + "\n"
+    return "\n".join((*tables, *_languages(report.languages), *_lacks(report), _conclusion(report))) + "\n"
 
 
 def _table(head: str, findings: Sequence[Finding]) -> Iterator[str]:
@@ -88,6 +106,21 @@ def _table(head: str, findings: Sequence[Finding]) -> Iterator[str]:
         if finding.remedy:
             yield f"{finding.name}: {finding.happened}\n    to do: {finding.remedy}"
     yield ""
+
+
+def _languages(languages: Sequence[LanguageFound]) -> Iterator[str]:
+    width = max((len(language.name) for language in languages), default=0)
+    for language in languages:
+        yield f"{language.name.ljust(width)}  {_language(language)}"
+    if languages:
+        yield ""
+
+
+def _language(language: LanguageFound) -> str:
+    if language.works is None:
+        return f"not on this host: {language.message}"
+    what = f"{language.version}{f', {language.program}' if language.program else ''}"
+    return f"{what}: an action ran in {language.wall_ms:.1f} ms" if language.works else f"{what}: FAILED: {language.message}"
 
 
 def _said(finding: Finding) -> str:
@@ -107,5 +140,8 @@ def _conclusion(report: Report) -> str:
         return f"isolation: {report.isolation}; no run can start on this host: {report.floor}"
     findings = (*report.host, *report.checks)
     failed = sum(finding.verdict is Verdict.FAILED for finding in findings)
+    broken = ", ".join(language.name for language in report.languages if language.works is False)
+    if broken and not failed:
+        return f"isolation: {report.isolation}; no action ran in {broken}"
     said = f"{failed} of {len(findings)} checks FAILED" if failed else "nothing got through"
     return f"isolation: {report.isolation}; {said}"

@@ -9,7 +9,8 @@ from appliance import logsetup, startup
 from appliance.doctor import host
 from appliance.doctor.checks import CHECKS, Cage
 from appliance.doctor.facts import host_facts
-from appliance.doctor.report import Finding, Report, as_json, as_text, report_of
+from appliance.doctor.languages import languages_of
+from appliance.doctor.report import Finding, LanguageFound, Report, as_json, as_text, report_of
 from appliance.entities import Language
 from appliance.localrunner import open_launcher, runner_of
 from appliance.settings import Loaded
@@ -29,10 +30,13 @@ async def _examine(loaded: Loaded, begun: startup.Begun, of_host: list[Finding])
     async with open_launcher(begun) as launcher:
         runner = runner_of(launcher, loaded.settings)
         findings: list[Finding] = []
+        languages: list[LanguageFound] = []
         floor = runner.floor or runner.lacking.get(Language.PYTHON, "")
         if not floor:
             async with host_facts() as facts:
                 cage = Cage(runner, loaded.settings, facts)
                 of_host = [*of_host, *await host.limits(cage)]
                 findings.extend([await check(cage) for check in CHECKS])
-    return report_of(findings, of_host, launcher.isolation, floor)
+        if not runner.floor:
+            languages = [found async for found in languages_of(launcher, loaded.settings, loaded.host.path)]
+    return report_of(findings, of_host, languages, launcher.isolation, floor)

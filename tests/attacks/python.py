@@ -82,10 +82,19 @@ while (seen := effective())[0] != "0" and not seen[1] and time.monotonic() < end
     pass
 """
 EACH_A_PIECE = """
-program = "import sys; kept = b'x' * (60 << 20); print(flush=True); sys.stdin.read()"
+program = "import sys; kept = b'x' * (60 << 20); print(flush=True); sys.stdin.readline(); print(flush=True)"
 pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 children = [subprocess.Popen([sys.executable, "-c", program], **pipes) for _ in range(8)]
-begun = [len(child.stdout.readline()) for child in children]
+def holds(child):
+    # One that had its piece may have been killed for another's: it must hold it when all have had theirs.
+    try:
+        child.stdin.write(b"\\n")
+        child.stdin.flush()
+    except BrokenPipeError:
+        return False
+    return child.stdout.readline() != b""
+had = [child.stdout.readline() for child in children]
+begun = [holds(child) for child in children]
 for child in children:
     child.kill()
 """

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -99,6 +100,33 @@ def test_the_table_says_the_same_as_the_json(report: Any) -> None:
         assert check["expected"] in line
         assert check["verdict"] in line
     assert lines[-1].startswith(f"isolation: {report['isolation']}; ")
+
+
+def test_an_action_runs_in_each_language_that_is_there(report: Any) -> None:
+    """Go is kept from being found: tests/appliance.py says why."""
+    python, javascript, go = report["languages"]
+    assert (python["works"], python["program"]) == (True, "")
+    assert python["wall_ms"] > 0
+    node = shutil.which("node")
+    assert (javascript["works"], javascript["program"]) == ((True, node) if node else (None, ""))
+    assert go["works"] is None
+    assert "install Go 1.19 or newer (on Debian: apt install golang-go)" in go["message"]
+
+
+def test_the_table_says_what_to_install_for_a_language_that_is_not_there() -> None:
+    done = doctor(node="/nowhere/node")
+    [line] = [line for line in done.stdout.splitlines() if line.startswith("JavaScript  ")]
+    assert "not on this host: " in line
+    assert "install Node.js 18 or newer" in line
+    [line] = [line for line in done.stdout.splitlines() if line.startswith("Python  ")]
+    assert "an action ran in" in line
+
+
+@pytest.mark.skipif(shutil.which("go") is None, reason="there is no go on PATH: install golang-go")
+def test_an_action_in_go_is_compiled_and_runs() -> None:
+    report = examined(doctor("--json", go=str(shutil.which("go"))))
+    [go] = [language for language in report["languages"] if language["name"] == "Go"]
+    assert (go["works"], go["program"]) == (True, shutil.which("go"))
 
 
 def test_it_leaves_nothing_and_makes_no_state_directory(tmp_path: Path) -> None:
