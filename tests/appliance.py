@@ -32,11 +32,19 @@ T = TypeVar("T")
 _left_network: int | None = None
 
 
+_FIRST_NETWORK = "CODEACTIONS_TEST_NETWORK"
+
+
 def leave_the_network() -> None:
-    """For good, into an empty one with a loopback: an appliance of root's makes devices and rules where it starts."""
+    """For good, into an empty one with a loopback: an appliance of root's makes devices and rules where it starts.
+
+    A process that one which has left starts, such as a worker of pytest's, leaves that one's empty network, and knows the first.
+    """
     global _left_network
     if os.geteuid() == 0:
-        _left_network = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        first = os.environ.setdefault(_FIRST_NETWORK, "/proc/self/ns/net")
+        _left_network = os.open(first, os.O_RDONLY | os.O_CLOEXEC)
+        os.environ[_FIRST_NETWORK] = f"/proc/{os.getpid()}/fd/{_left_network}"
         syscalls.unshare(syscalls.CLONE_NEWNET)
         subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
 

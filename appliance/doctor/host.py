@@ -22,11 +22,11 @@ from appliance.entities import Language, Network, new_id
 from appliance.installer import layout
 from appliance.runner.launch import cgroups
 from appliance.runner.launch.network import forwarding, path
+from appliance.runner.launch.network.addresses import DEVICES, OURS_V4
 from appliance.runner.launch.network.namespaces import NetworkFailed
 from appliance.runner.outcome import SCOPE, Job, Limits, LogEntry
 from appliance.settings import Settings
 
-OURS = IPv4Network("198.18.0.0/15")  # what the networks of runs have their addresses from
 _EXPECTED_UNITS = {
     layout.SERVICE: "active, enabled",
     layout.LAUNCHER: "active, static",
@@ -140,10 +140,10 @@ def _entries(folder: Path) -> Sequence[os.DirEntry[str]]:
 
 def _addresses() -> Finding:
     """A route of ours would hide them."""
-    taken = [str(network) for device, network in _networks() if network.overlaps(OURS) and not device.startswith("codeactions")]
+    taken = [str(network) for device, network in _networks() if network.overlaps(OURS_V4) and not device.startswith(DEVICES)]
     happened = f"the host uses {', '.join(taken)}" if taken else "free"
     remedy = "give the host other addresses, or set NETWORK=none: runs have theirs from there"
-    return _judged(f"addresses of {OURS}", "free", happened, remedy, good=not taken)
+    return _judged(f"addresses of {OURS_V4}", "free", happened, remedy, good=not taken)
 
 
 def _networks() -> Iterator[tuple[str, IPv4Network]]:

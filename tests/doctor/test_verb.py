@@ -45,11 +45,12 @@ def examined(done: "subprocess.CompletedProcess[str]") -> Any:
     """The report, which must be consistent in itself."""
     report = json.loads(done.stdout)
     missing = {lack["name"] for lack in report["lacks"] if lack["counts"]}
-    failed = {check["name"] for check in report["checks"] if check["verdict"] == "FAILED"}
+    failed = {one["name"]: one for one in (*report["checks"], *report["host"]) if one["verdict"] == "FAILED"}
+    failed |= {language["name"]: language for language in report["languages"] if language["works"] is False}
+    expected = set().union(*(BY_DEGREE.get(name, set()) for name in missing))
+    assert not failed.keys() - expected, [failed[name] for name in failed.keys() - expected]
     assert report["isolation"] == ("reduced" if missing else "full")
     assert done.returncode == (1 if failed else 0), done.stderr
-    unexpected = failed - set().union(*(BY_DEGREE.get(name, set()) for name in missing))
-    assert not unexpected, [check for check in report["checks"] if check["name"] in unexpected]
     return report
 
 

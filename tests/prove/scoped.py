@@ -12,6 +12,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from appliance.runner.launch import owners
 from tests.appliance import Appliance, cmdline, eventually, status_of
 from tests.prove import calls as unscoped
 from tests.systemd.box import Box, BoxedAppliance, service, service_with_every_language
@@ -101,7 +102,7 @@ def mixed(box: Box, count: int) -> Mixed:
         languages = unscoped.present(appliance)
         codes = unscoped.create_each(appliance, languages)
         wrong = unscoped.call_many(appliance, codes, count, CLIENTS)
-        eventually(lambda: len(box.scopes()) <= kept(WORKERS))
+        eventually(lambda: len(appliance.scopes()) <= kept(WORKERS))
         completed, logs = unscoped.kept_of(appliance, codes)
         return Mixed(languages, wrong, completed, logs, len(strays(appliance)), swept(appliance))
 
@@ -117,11 +118,12 @@ def nothing_left(box: Box, calls: int) -> Left:
         call_many(appliance, code_id, 4 * CLIENTS)
         mounts = mounts_of(appliance)
         statuses = Counter(call_many(appliance, code_id, calls))
-        eventually(lambda: all(len(box.scopes(controller)) <= kept(WORKERS) for controller in _CONTROLLERS))
-        units = box.run("systemctl", "list-units", "--all", "--plain", "--no-legend", "codeactions-run-*.scope")
+        eventually(lambda: all(len(appliance.scopes(controller)) <= kept(WORKERS) for controller in _CONTROLLERS))
+        mark = owners.mark_of(appliance.launcher)
+        units = box.run("systemctl", "list-units", "--all", "--plain", "--no-legend", f"codeactions-run-{mark}-*.scope")
         return Left(
             statuses=statuses,
-            cgroups=sum(max(0, len(box.scopes(controller)) - kept(WORKERS)) for controller in _CONTROLLERS),
+            cgroups=sum(max(0, len(appliance.scopes(controller)) - kept(WORKERS)) for controller in _CONTROLLERS),
             units=max(0, len(units.splitlines()) - kept(WORKERS)),
             mounts=mounts_of(appliance) - mounts,
             strays=len(strays(appliance)),
@@ -158,7 +160,7 @@ def ends(box: Box, runs: int, at_a_time: int = 16) -> Ends:
         call_many(appliance, code_id, runs, at_a_time)
         ended = [run["extra"] for run in runs_of(appliance, code_id)]
         late = [extra["usage"]["wall_ms"] - 1000 * TIMEOUT_SECONDS for extra in ended]
-        eventually(lambda: len(box.scopes()) <= kept(at_a_time))
+        eventually(lambda: len(appliance.scopes()) <= kept(at_a_time))
         return Ends(Counter(extra["message"] for extra in ended), late, len(strays(appliance)))
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from appliance.builds import FOLDER, TOOLCHAIN
+from appliance.runner.launch import owners
 from appliance.runner.sandbox import syscalls
 from tests.appliance import HANG_GUARD, ROOT, SERVE, Appliance, cmdline, environment_of, eventually, running, usable_settings
 from tests.golang import go_program, has_go, toolchain_cache
@@ -103,6 +104,11 @@ class BoxedAppliance(Appliance):
     @property
     def launcher(self) -> int:
         return next(pid for pid in self.processes if b"\0launch\0" in cmdline(pid))
+
+    def scopes(self, controller: str = "systemd") -> set[str]:
+        """Its own: other services of the box have theirs."""
+        mark = owners.mark_of(self.launcher)
+        return {name for name in self.box.scopes(controller) if name.startswith(f"codeactions-run-{mark}-")}
 
     def scope_of(self, run_id: str) -> str:
         """The name of the scope that a run is in."""

@@ -5,10 +5,11 @@ from typing import NamedTuple
 
 Address = IPv4Address | IPv6Address
 
+DEVICES = "codeactions"  # a launcher's on the host is called so, with its number
 INSTANCES = 32  # launchers with a network on one host
 # For measuring devices, not for networks (RFC 2544): the range that collides least, though some VPN clients use it too.
-_OURS_V4 = IPv4Network("198.18.0.0/15")
-_PER_INSTANCE = _OURS_V4.num_addresses // INSTANCES
+OURS_V4 = IPv4Network("198.18.0.0/15")
+_PER_INSTANCE = OURS_V4.num_addresses // INSTANCES
 _OURS_V6 = IPv6Network("fdca:c0de:ac71::/48")  # RFC 4193
 
 # IANA's registries of special-purpose addresses, and what carries an IPv4 address inside an IPv6 one.
@@ -57,7 +58,7 @@ class Plan(NamedTuple):
     @property
     def device(self) -> str:
         """On the host; at most 15 characters."""
-        return f"codeactions{self.instance}"
+        return f"{DEVICES}{self.instance}"
 
     @property
     def table(self) -> str:
@@ -65,7 +66,7 @@ class Plan(NamedTuple):
 
     @property
     def range_v4(self) -> IPv4Network:
-        first = _OURS_V4[self.instance * _PER_INSTANCE]
+        first = OURS_V4[self.instance * _PER_INSTANCE]
         return IPv4Network((first, 32 - (_PER_INSTANCE.bit_length() - 1)))
 
     @property

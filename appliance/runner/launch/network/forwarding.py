@@ -15,6 +15,8 @@ from typing import NamedTuple
 
 import structlog
 
+from appliance.runner.launch.network.addresses import DEVICES
+
 log = structlog.get_logger()
 
 _CLOSED, _OPEN = "0", "1"
@@ -32,9 +34,10 @@ class Route(NamedTuple):
 
 
 def uplinks() -> set[str]:
-    """The interfaces that have a gateway, in the network namespace that this process is in."""
+    """The interfaces that have a gateway, in the network namespace that this process is in; ours lead to routers of runs."""
     lines = [line.split() for line in Path("/proc/net/route").read_text().splitlines()[1:]]
-    return {fields[0] for fields in lines if int(fields[3], 16) & _GATEWAY or fields[1] == fields[7] == "00000000"}
+    leading_out = {fields[0] for fields in lines if int(fields[3], 16) & _GATEWAY or fields[1] == fields[7] == "00000000"}
+    return {device for device in leading_out if not device.startswith(DEVICES)}
 
 
 def default_routes_v6() -> list[Route]:
