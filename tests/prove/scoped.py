@@ -12,7 +12,6 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from appliance.runner.launch import owners
 from tests.appliance import Appliance, cmdline, eventually, status_of
 from tests.prove import calls as unscoped
 from tests.systemd.box import Box, BoxedAppliance, service, service_with_every_language
@@ -119,8 +118,7 @@ def nothing_left(box: Box, calls: int) -> Left:
         mounts = mounts_of(appliance)
         statuses = Counter(call_many(appliance, code_id, calls))
         eventually(lambda: all(len(appliance.scopes(controller)) <= kept(WORKERS) for controller in _CONTROLLERS))
-        mark = owners.mark_of(appliance.launcher)
-        units = box.run("systemctl", "list-units", "--all", "--plain", "--no-legend", f"codeactions-run-{mark}-*.scope")
+        units = box.run("systemctl", "list-units", "--all", "--plain", "--no-legend", f"codeactions-run-{appliance.mark}-*.scope")
         return Left(
             statuses=statuses,
             cgroups=sum(max(0, len(appliance.scopes(controller)) - kept(WORKERS)) for controller in _CONTROLLERS),

@@ -18,8 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from appliance.builds import FOLDER, TOOLCHAIN
-from appliance.runner.launch import owners
-from appliance.runner.sandbox import syscalls
+from appliance.runner.sandbox import syscalls, zygote
 from tests.appliance import HANG_GUARD, ROOT, SERVE, Appliance, cmdline, environment_of, eventually, running, usable_settings
 from tests.golang import go_program, has_go, toolchain_cache
 
@@ -107,8 +106,13 @@ class BoxedAppliance(Appliance):
 
     def scopes(self, controller: str = "systemd") -> set[str]:
         """Its own: other services of the box have theirs."""
-        mark = owners.mark_of(self.launcher)
-        return {name for name in self.box.scopes(controller) if name.startswith(f"codeactions-run-{mark}-")}
+        return {name for name in self.box.scopes(controller) if name.startswith(f"codeactions-run-{self.mark}-")}
+
+    @property
+    def mark(self) -> str:
+        """Its launcher's, which the box knows by another pid than we do: from a zygote's arguments, of which it is the last."""
+        zygotes = [cmdline(pid).split(b"\0") for pid in self.processes if zygote.BOOT.encode() in cmdline(pid)]
+        return zygotes[0][-2].decode()
 
     def scope_of(self, run_id: str) -> str:
         """The name of the scope that a run is in."""

@@ -251,6 +251,7 @@ def test_a_parked_sandbox_that_was_killed_is_replaced(appliance: BoxedAppliance)
     code_id = appliance.create("print('it ran')")
     parked = {scope: processes_of(appliance, scope) for scope in appliance.scopes()}
     killed = {scope for scope, processes in parked.items() if processes}  # one that is just being made has none yet
+    assert killed
     for process in (process for processes in parked.values() for process in processes):
         with suppress(ProcessLookupError):  # it ends with its guard
             os.kill(process, signal.SIGKILL)
