@@ -20,6 +20,7 @@ log = structlog.get_logger()
 RETIRE_SECONDS = 600  # a parked sandbox keeps the memory it was forked with
 RENEW_SECONDS = 3600  # address layout and hash seed are shared by all that one zygote forks
 _RETRY_SECONDS = 1.0
+_MAKERS = 2  # one waits for systemd and for its guard half of the time
 _REST_SECONDS = 0.015  # a run without much to do is over by then
 _TRIES = 3  # zygotes that a claim waits for: one that has just ended is replaced in 0.2 s
 
@@ -58,6 +59,7 @@ class Parking:
         self._zygote: zygotes.Zygote | None = None
         self._taken = trio.Event()
         self._taken_at = -math.inf
+        self._making = 0
         self._changed = trio.Event()  # of zygotes, or of what keeps us from having one
         self._is_hopeless = False
         self.trouble = "it has not started yet"
@@ -73,6 +75,7 @@ class Parking:
             sandbox = self._parked.popleft()
             self._taken_at = trio.current_time()
             self._taken.set()
+            self._taken = trio.Event()
             if sandbox.is_alive():
                 return sandbox
         for _ in range(_TRIES - 1):
@@ -121,7 +124,8 @@ class Parking:
                     await self._renew()
                     self._parked.append(await self._make(self._default))
                     ready.set()
-                    nursery.start_soon(self._refill)
+                    for _ in range(_MAKERS):
+                        nursery.start_soon(self._refill)
                     with trio.move_on_after(RENEW_SECONDS):
                         await self._current().gone.wait()
                         log.error("a zygote ended", engine=self._stage.preload)
@@ -178,19 +182,29 @@ class Parking:
             await zygote.end()
 
     async def _refill(self) -> None:
+        """One of some that work beside each other."""
         while True:
-            self._taken = trio.Event()
             self._retire_old()
-            while len(self._parked) < self._keep:
+            while self._has_room():
                 await self._let_run()
-                self._parked.append(await self._make(self._default))
+                if self._has_room():
+                    await self._add()
             with trio.move_on_after(RETIRE_SECONDS / 10):
                 await self._taken.wait()
+
+    def _has_room(self) -> bool:
+        return len(self._parked) + self._making < self._keep
+
+    async def _add(self) -> None:
+        self._making += 1
+        try:
+            self._parked.append(await self._make(self._default))
+        finally:
+            self._making -= 1
 
     async def _let_run(self) -> None:
         """To make a sandbox takes as much of the processors as a short run. While half of them are left, the runs go first."""
         while len(self._parked) > self._keep // 2 and (left := self._taken_at + _REST_SECONDS - trio.current_time()) > 0:
-            self._taken = trio.Event()
             with trio.move_on_after(left):
                 await self._taken.wait()
 
