@@ -235,6 +235,17 @@ def test_a_time_out_leaves_nothing(appliance: BoxedAppliance) -> None:
     assert usage_of(appliance, answer)["tasks_peak"] >= 11
 
 
+def test_a_run_that_goes_on_weighs_as_much_as_any_other(appliance: BoxedAppliance) -> None:
+    code_id = appliance.create(WAITS)
+    call = appliance.calling(code_id)
+    appliance.until_logged(code_id)
+    [run] = appliance.runs_of(code_id)
+    scope = appliance.scope_of(run["id"])
+    eventually(lambda: appliance.limit(scope, "cpu", "cpu.shares", "cpu.weight") in ("1024", "100"))
+    appliance.manage("POST", f"/coderun/{run['id']}/cancel")
+    assert call.result().status == 500
+
+
 def test_a_limit_that_is_not_in_force_starts_nothing(appliance: BoxedAppliance) -> None:
     """Another's hand in the parked sandboxes' cgroups: what is found there isn't what was asked for."""
     code_id = appliance.create("print('it ran')")

@@ -92,6 +92,13 @@ def _cpu_v2(limits: Limits) -> Iterator[cgroups.Limit]:
         yield cgroups.Limit("cpu", "cpu.weight", str(limits.cpu_weight))
 
 
+def default_weight(hierarchies: cgroups.Hierarchies, times: int) -> cgroups.Limit:
+    """So many times the weight that a scope has whose `cpu_weight` is unset."""
+    if hierarchies.is_v1("cpu"):
+        return cgroups.Limit("cpu", "cpu.shares", str(1024 * times))
+    return cgroups.Limit("cpu", "cpu.weight", str(100 * times))
+
+
 def reservation_of(limits: Limits) -> int:
     return cgroups.whole_pages(min(limits.memory_reservation, limits.memory_bytes))
 

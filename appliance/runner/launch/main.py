@@ -35,7 +35,7 @@ from appliance.runner.launch.network.router import Network
 from appliance.runner.launch.owners import own_mark
 from appliance.runner.launch.parking import Garage, Kind, Parking, Unavailable
 from appliance.runner.launch.sandboxes import Sandbox
-from appliance.runner.launch.scopes import ScopeFailed, Scopes, open_scopes
+from appliance.runner.launch.scopes import YOUNG_SECONDS, ScopeFailed, Scopes, open_scopes
 from appliance.runner.launch.slots import Slots, free_range
 from appliance.runner.launch.sweep import Sweep
 from appliance.runner.outcome import NETWORK_FILTER, SCOPE
@@ -218,10 +218,18 @@ class _Connection:
         fds = sandbox.hand_on()
         await self.send(wire.Claimed(ticket=claim.ticket, sandbox=sandbox.number), tuple(fds))
         packets.close_all(fds)
-        await sandbox.reported.wait()
+        await self._reported(sandbox)
         del self._claimed[sandbox.number]
         await self.send(_end_of(sandbox))
         sandbox.told.set()
+
+    async def _reported(self, sandbox: Sandbox) -> None:
+        with trio.move_on_after(YOUNG_SECONDS):
+            await sandbox.reported.wait()
+            return
+        if sandbox.scope is not None:
+            sandbox.scope.grow_up()
+        await sandbox.reported.wait()
 
     async def _take(self, parking: Parking, claim: wire.Claim) -> Sandbox:
         """A sandbox whose limits are this run's, by the kernel's word. Raises `Unavailable`."""

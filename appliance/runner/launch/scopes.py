@@ -32,6 +32,7 @@ from appliance.runner.launch.limits import (
     SWAP_V1,
     SWAP_V2,
     Limits,
+    default_weight,
     expected_files,
     limit_properties,
     reservation_of,
@@ -42,6 +43,8 @@ log = structlog.get_logger()
 
 PARENT_SLICE = "codeactions.slice"
 PREFIX = "codeactions-run-"
+YOUNG_SECONDS = 0.05  # a short run is over by then: it needn't wait for its share beside those that compute all the time
+_YOUNG_WEIGHT = 10  # times that of others
 _RECONNECT_SECONDS = 1.0
 
 
@@ -79,7 +82,19 @@ class Scope:
             self._limit_v1(wanted)
         self._limits = wanted
         self.check()
+        self._weigh(_YOUNG_WEIGHT)
         self._spent_parked = cgroups.cpu_us(self._folders) or 0
+
+    def grow_up(self) -> None:
+        """The run has had its time as a young one: from now on it weighs what any other does."""
+        self._weigh(1)
+
+    def _weigh(self, times: int) -> None:
+        """A weight that the operator has set (CPU_SHARES) stays as it is."""
+        if self._limits.cpu_weight is None:
+            _, file, value = default_weight(self._scopes.hierarchies, times)
+            with suppress(OSError):  # it has ended
+                (self._folders.cpu / file).write_text(value)
 
     def _limit_v1(self, limits: Limits) -> None:
         """What systemd doesn't set on cgroup v1. That it worked is for `check` to say."""
