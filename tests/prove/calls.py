@@ -16,6 +16,7 @@ from tests.golang import with_every_language
 
 WARM_UP = 50
 WORKERS = 4
+_STILL = 40  # looks at the same processes, half a second or more
 # Each logs three lines and leaves a file behind, and fails when it finds one.
 ACTIONS = {
     Language.PYTHON: """
@@ -165,8 +166,15 @@ class Measured(NamedTuple):
 
 
 def measured(appliance: Appliance) -> Measured:
-    """When nothing runs any more and the park is full again."""
+    """When nothing runs any more and each language's park is full again."""
     eventually(lambda: len(appliance.sandboxes) == 2 * WORKERS)
+    seen: list[list[int]] = []
+
+    def is_still() -> bool:
+        seen.append(descendants(appliance.process.pid))
+        return len(seen) > _STILL and all(processes == seen[-1] for processes in seen[-_STILL:])
+
+    eventually(is_still)
     pids = (appliance.process.pid, appliance.launcher)
     server_kib, launcher_kib = (int(status_of(pid)["VmRSS"].split()[0]) for pid in pids)
     descriptors = sum(len(os.listdir(f"/proc/{pid}/fd")) for pid in pids)
