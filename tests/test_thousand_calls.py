@@ -12,5 +12,5 @@ def test_each_call_gets_its_own_answer_and_nothing_is_left() -> None:
     assert (figures.processes_left, figures.files_left) == (0, [])
     for before, after in (figures.server_kib, figures.launcher_kib):
         assert after - before < FLAT_KIB
-    assert figures.descriptors[1] <= figures.descriptors[0] + 64  # networks are kept for as many runs as there were at once
+    assert figures.descriptors[1] <= figures.descriptors[0] + 16
     assert figures.processes[1] <= figures.processes[0] + 4
