@@ -56,5 +56,18 @@ def test_a_bus_that_restarts_is_found_again(box: Box) -> None:
         assert "scope" not in extra["isolation_missing"]
 
 
+def test_without_a_bus_a_call_is_told_and_the_launcher_goes_on(box: Box) -> None:
+    with booted() as own, service(own, "codeactions-busless") as appliance:
+        code_id, launcher = appliance.create("print('it ran')"), appliance.launcher
+        own.run("systemctl", "stop", "dbus.socket", "dbus.service")
+        eventually(lambda: any(line.get("event") == "the system bus is gone" for line in appliance.lines))
+        answer = appliance.call(code_id)
+        assert answer.status == 503
+        assert "the connection to the system bus was lost" in answer.json()["message"]
+        own.run("systemctl", "start", "dbus.socket")
+        eventually(lambda: appliance.call(code_id).body == b"it ran\n")
+        assert appliance.launcher == launcher
+
+
 def _reconnected(appliance: BoxedAppliance) -> bool:
     return any(line.get("event") == "the system bus is back" for line in appliance.lines)

@@ -90,6 +90,7 @@ class Bus:
 
     async def post_properties(self, name: str, properties: Sequence[Property]) -> None:
         """The same, without waiting for the answer: for what nothing depends on. Who asks later is answered later."""
+        self._require_connection()
         message = _set_properties(name, properties)
         message.header.flags = MessageFlag.no_reply_expected
         await self._send(message.serialise(next(self._serials)))
@@ -131,8 +132,7 @@ class Bus:
         return await self._call(new_method_call(_MANAGER, method, signature, arguments))
 
     async def _call(self, message: Message) -> tuple[Any, ...]:
-        if self.lost.is_set():
-            raise BusError("the connection to the system bus was lost")
+        self._require_connection()
         serial = next(self._serials)
         waiter = self._replies[serial] = _Waiter()
         try:
@@ -141,13 +141,17 @@ class Bus:
         finally:
             del self._replies[serial]
 
+    def _require_connection(self) -> None:
+        if self.lost.is_set():
+            raise BusError("the connection to the system bus was lost")
+
     async def _send(self, data: bytes) -> None:
         async with self._sending:
             # Whole, even when cancelled: half a message would make the rest of the connection unreadable.
             with trio.CancelScope(shield=True, deadline=trio.current_time() + _STUCK_SECONDS):
                 try:
                     await self._stream.send_all(data)
-                except trio.BrokenResourceError as error:
+                except (trio.BrokenResourceError, trio.ClosedResourceError) as error:  # closed: while we waited for our turn
                     raise BusError("the connection to the system bus was lost") from error
                 return
             await self._stream.aclose()
