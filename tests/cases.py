@@ -6,7 +6,7 @@ The same cases run against an engine by itself and over HTTP.
 import base64
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +112,14 @@ def check_body(expect: Expect, body: bytes) -> None:
         assert json.loads(body) == expect.body_json
     if expect.body_base64 is not None:
         assert body == base64.b64decode(expect.body_base64)
+
+
+def check_result(expect: Expect, header: Mapping[str, Any], body: bytes) -> None:
+    """A result as an engine reports it: status, content type and headers, and its body."""
+    assert header["status_code"] == expect.status
+    assert expect.content_type in (None, header["content_type"])
+    check_headers(expect, header["headers"])
+    check_body(expect, body)
 
 
 def check_logs(expect: Expect, logs: Iterable[tuple[str, str]]) -> None:

@@ -37,7 +37,7 @@ def create(appliance: Appliance, language: Language, case: Case) -> str:
         query["tasks"] = case.limits.tasks
     answer = appliance.manage("POST", f"/code?{urlencode(query)}", case.source.encode("utf-8", "surrogatepass"))
     if answer.status == 409:
-        pytest.skip(f"{language} is not tried: {answer.json()['message']}")
+        pytest.skip(f"NOT TESTED: {language}: {answer.json()['message']}")
     assert answer.status == 201, answer
     return str(answer.json()["id"])
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.cases import Case, check_body, check_headers, check_logs, is_text, load_cases
+from tests.cases import Case, check_logs, check_result, is_text, load_cases
 from tests.engines.conftest import Worker
 
 
@@ -13,11 +13,7 @@ def check(case: Case, worker: Worker) -> None:
     if case.expect.message is not None and ran.frames and "message" in ran.last:  # without a last word the server has its own
         assert is_text(ran.last["message"], case.expect.message), ran.last
     if case.expect.outcome == "completed":
-        header, body = ran.result
-        assert header["status_code"] == case.expect.status
-        assert case.expect.content_type in (None, header["content_type"])
-        check_headers(case.expect, header["headers"])
-        check_body(case.expect, body)
+        check_result(case.expect, *ran.result)
 
 
 @pytest.mark.parametrize("case", load_cases("python"), ids=lambda case: case.name)
