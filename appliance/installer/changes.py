@@ -94,15 +94,22 @@ class Changes:
             except OSError as error:
                 raise StepFailed(f"{target} can't be made: {_first_reason(error)}; is its file system full?") from None
 
-    def run(self, *command: str, advice: str | Callable[[], str], undo: Callable[[], object] | None = None) -> None:
-        """`advice`: what to do when it fails, or who tells it then."""
+    def run(
+        self,
+        *command: str,
+        advice: str | Callable[[], str],
+        undo: Callable[[], object] | None = None,
+        by: Callable[..., str] | None = None,
+    ) -> None:
+        """`advice`: what to do when it fails, or who tells it then; `by`: instead of `failure_of`."""
         self.tell(f"run {' '.join(command)}")
         if self.is_dry:
             return
         if undo is not None:
             self.undo.callback(undo)
-        if reason := failure_of(*command):
-            raise StepFailed(f"`{' '.join(command)}` failed: {reason}; {advice if isinstance(advice, str) else advice()}")
+        if reason := (by or failure_of)(*command):
+            then = f"; {advice}" if isinstance(advice, str) else advice()
+            raise StepFailed(f"`{' '.join(command)}` failed: {reason}{then}")
 
 
 def _first_reason(error: OSError) -> str:

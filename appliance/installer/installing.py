@@ -114,16 +114,15 @@ def _start(changes: Changes, wanted: settings.Settings, program: layout.Program,
         changes.run("systemctl", "daemon-reload", advice="see `systemctl status`")
     if not was_active:
         demands.port(wanted)
-        changes.run(
-            "systemctl", "start", *_STARTED, advice=services.last_words, undo=partial(_unmake_start, layout.UID_LOCKS.exists())
-        )
+        undo = partial(_unmake_start, layout.UID_LOCKS.exists())
+        changes.run("systemctl", "start", *_STARTED, advice=services.last_words, undo=undo, by=services.failure_of_start)
     elif is_other:
         _take_up_address(changes, wanted)
-        changes.run("systemctl", "restart", layout.SERVICE, advice=services.last_words)
+        changes.run("systemctl", "restart", layout.SERVICE, advice=services.last_words, by=services.failure_of_start)
     if changes.is_dry:
         return
     if unwell := services.unwell(wanted):
-        raise StepFailed(f"it doesn't answer well: {unwell}; {services.last_words()}")
+        raise StepFailed(f"it doesn't answer well: {unwell}{services.last_words()}")
     changes.warnings.extend(services.told_by_doctor(program))
 
 

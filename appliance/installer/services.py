@@ -4,6 +4,7 @@ import http.client
 import json
 import subprocess
 from collections.abc import Iterable
+from contextlib import suppress
 
 from appliance import settings
 from appliance.doctor.report import Verdict
@@ -11,6 +12,9 @@ from appliance.installer import layout
 from appliance.installer.changes import StepFailed, failure_of
 
 UNIT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"  # systemd.exec(5), Environment variables
+_LOOK_SECONDS = 0.5
+_RESTARTS = 2  # one may be an accident
+_LAST_LINES = 3
 _HEALTH_SECONDS = 30.0
 _DOCTOR_SECONDS = 600.0  # six on a quiet machine, a minute and a half on an emulated one
 
@@ -35,16 +39,45 @@ def disable(units: Iterable[str]) -> None:
 def come_back(was_active: bool) -> None:
     failure_of("systemctl", "daemon-reload")
     if was_active:
-        failure_of("systemctl", "restart", layout.SERVICE)
+        failure_of_start("systemctl", "restart", layout.SERVICE)
+
+
+def failure_of_start(*command: str) -> str:
+    """`failure_of` for what waits for the server, which waits for its launcher, however often that fails: not here."""
+    least = _restarts()
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=pipe, stderr=subprocess.STDOUT, text=True) as process:
+        while True:
+            with suppress(subprocess.TimeoutExpired):
+                said, _ = process.communicate(timeout=_LOOK_SECONDS)
+                return "" if process.returncode == 0 else " ".join(said.split()) or f"exit status {process.returncode}"
+            restarts = _restarts()
+            if restarts >= least + _RESTARTS:
+                process.kill()
+                return f"{layout.LAUNCHER} fails again and again ({restarts - least} restarts)"
+            least = min(least, restarts)  # a start that isn't systemd's own counts from nothing
+
+
+def _restarts() -> int:
+    """How often systemd has started the launcher again because it had failed."""
+    command = ["systemctl", "show", "--property=NRestarts", "--value", layout.LAUNCHER]
+    return int(subprocess.run(command, capture_output=True, text=True, check=False).stdout or 0)
 
 
 def last_words() -> str:
-    """The services' own, without systemd's about them."""
-    fields = " + ".join(f"_SYSTEMD_UNIT={unit}" for unit in (layout.SERVICE, layout.LAUNCHER)).split()
-    command = ["journalctl", "--boot", "--no-pager", "--output=cat", "--lines=1", *fields]
-    said = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
-    look = f"see `journalctl -u {layout.SERVICE} -u {layout.LAUNCHER}`"
-    return f"it said last: {said}; {look}" if said else look
+    """A line for each of the services that has said something, as it comes after a sentence. Where it said nothing itself, it
+    is systemd that says why."""
+    told = "".join(f"\n  {unit} said last: {words}" for unit in (layout.LAUNCHER, layout.SERVICE) if (words := _words_of(unit)))
+    return f"{told}\n  see `journalctl -u {layout.SERVICE} -u {layout.LAUNCHER}`"
+
+
+def _words_of(unit: str) -> str:
+    """The end of a traceback too, which is more than a line; what is said at each start once."""
+    for which in (f"_SYSTEMD_UNIT={unit}", f"--unit={unit}"):
+        command = ["journalctl", "--boot", "--quiet", "--no-pager", "--output=cat", f"--lines={_LAST_LINES}", which]
+        if lines := subprocess.run(command, capture_output=True, text=True, check=False).stdout.splitlines():
+            return "\n    ".join(dict.fromkeys(lines[-_LAST_LINES:]))
+    return ""
 
 
 def unwell(wanted: settings.Settings) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -259,9 +260,38 @@ def test_a_service_that_does_not_start_says_why_and_the_host_is_as_it_was(host: 
     host.run("mount", "--bind", "/dev/null", "/usr/sbin/nft")
     before = listing(host)
     told = refused(host, PROGRAM, "install")
-    assert "it said last: codeactions: REQUIRE_ISOLATION is full, and this host lacks network_filter" in told
+    assert "codeactions.service said last: codeactions: REQUIRE_ISOLATION is full, and this host lacks network_filter" in told
     assert "see `journalctl -u codeactions.service" in told
     assert is_as_before(host, before)
+
+
+@pytest.mark.parametrize(
+    ("broken", "reason"),
+    [
+        ("echo 'keeps = 4' >/etc/codeactions/launcher.toml", "launcher.toml: keeps is no key of this file; it takes max_memory"),
+        ("echo 'node' >/etc/codeactions/launcher.toml", "/etc/codeactions/launcher.toml can't be read: Expected '='"),
+        ("mkdir -p DROP_IN; printf '[Service]\\nExecStartPre=/bin/false\\n' >DROP_IN/broken.conf", "status=1/FAILURE"),
+    ],
+)
+def test_a_launcher_that_can_t_start_is_not_waited_for(host: BoxHost, broken: str, reason: str) -> None:
+    """The server would wait for it, for two minutes; the host is as it was."""
+    host.run("sh", "-c", f"mkdir /etc/codeactions; {broken.replace('DROP_IN', DROP_IN)}")
+    before = listing(host)
+    began = time.monotonic()
+    told = refused(host, PROGRAM, "install")
+    assert time.monotonic() - began < HANG_GUARD
+    assert "codeactions-launcher.service fails again and again (2 restarts)" in told
+    assert "codeactions-launcher.service said last: " in told
+    assert reason in told
+    assert is_as_before(host, before)
+
+
+def test_an_upgrade_whose_launcher_can_t_start_leaves_the_version_before(host: BoxHost) -> None:
+    host.run(CHECKOUT, "install")
+    before = host.run("readlink", "/usr/local/lib/codeactions/current")
+    host.run("sh", "-c", "echo 'keeps = 4' >/etc/codeactions/launcher.toml")
+    assert "launcher.toml: keeps is no key of this file" in refused(host, PROGRAM, "install")
+    assert host.run("readlink", "/usr/local/lib/codeactions/current") == before
 
 
 LAUNCHER = "codeactions-launcher.service"
