@@ -11,6 +11,7 @@ import argparse
 import shutil
 import subprocess
 import sys
+import time
 from functools import partial
 from pathlib import Path
 
@@ -110,19 +111,20 @@ def _enable(changes: Changes) -> None:
 
 
 def _start(changes: Changes, wanted: settings.Settings, program: layout.Program, *, is_other: bool, was_active: bool) -> None:
+    last_words = partial(services.last_words, time.time())
     if is_other:
         changes.run("systemctl", "daemon-reload", advice="see `systemctl status`")
     if not was_active:
         demands.port(wanted)
         undo = partial(_unmake_start, layout.UID_LOCKS.exists())
-        changes.run("systemctl", "start", *_STARTED, advice=services.last_words, undo=undo, by=services.failure_of_start)
+        changes.run("systemctl", "start", *_STARTED, advice=last_words, undo=undo, by=services.failure_of_start)
     elif is_other:
         _take_up_address(changes, wanted)
-        changes.run("systemctl", "restart", layout.SERVICE, advice=services.last_words, by=services.failure_of_start)
+        changes.run("systemctl", "restart", layout.SERVICE, advice=last_words, by=services.failure_of_start)
     if changes.is_dry:
         return
     if unwell := services.unwell(wanted):
-        raise StepFailed(f"it doesn't answer well: {unwell}{services.last_words()}")
+        raise StepFailed(f"it doesn't answer well: {unwell}{last_words()}")
     changes.warnings.extend(services.told_by_doctor(program))
 
 

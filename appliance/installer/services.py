@@ -64,17 +64,26 @@ def _restarts() -> int:
     return int(subprocess.run(command, capture_output=True, text=True, check=False).stdout or 0)
 
 
-def last_words() -> str:
-    """A line for each of the services that has said something, as it comes after a sentence. Where it said nothing itself, it
-    is systemd that says why."""
-    told = "".join(f"\n  {unit} said last: {words}" for unit in (layout.LAUNCHER, layout.SERVICE) if (words := _words_of(unit)))
+def last_words(since: float) -> str:
+    """What each of the services has said last since then (Unix time), and where it said nothing what systemd complains of: lines
+    that follow a sentence."""
+    found = {unit: _words_of(unit, since) for unit in (layout.LAUNCHER, layout.SERVICE)}
+    told = "".join(f"\n  {unit} said last: {words}" for unit, words in found.items() if words)
     return f"{told}\n  see `journalctl -u {layout.SERVICE} -u {layout.LAUNCHER}`"
 
 
-def _words_of(unit: str) -> str:
+def _words_of(unit: str, since: float) -> str:
     """The end of a traceback too, which is more than a line; what is said at each start once."""
-    for which in (f"_SYSTEMD_UNIT={unit}", f"--unit={unit}"):
-        command = ["journalctl", "--boot", "--quiet", "--no-pager", "--output=cat", f"--lines={_LAST_LINES}", which]
+    for which in ([f"_SYSTEMD_UNIT={unit}"], [f"--unit={unit}", "--priority=notice"]):
+        command = [
+            "journalctl",
+            f"--since=@{since:.6f}",
+            "--quiet",
+            "--no-pager",
+            "--output=cat",
+            f"--lines={_LAST_LINES}",
+            *which,
+        ]
         if lines := subprocess.run(command, capture_output=True, text=True, check=False).stdout.splitlines():
             return "\n    ".join(dict.fromkeys(lines[-_LAST_LINES:]))
     return ""
