@@ -308,7 +308,11 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     """The exit status; wrong usage leaves through argparse with 2. A start that can't be is one line, all else a traceback."""
-    arguments = parser().parse_args(argv)
+    given = sys.argv[1:] if argv is None else argv
+    if not given:
+        parser().print_help(sys.stderr)
+        return USAGE
+    arguments = parser().parse_args(given)
     try:
         return VERBS[arguments.verb].run(arguments)
     except KeyboardInterrupt:

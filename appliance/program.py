@@ -13,6 +13,8 @@ from typing import NamedTuple
 
 from appliance.errors import CannotStart
 
+_MAGIC = b"codeactions-tree"  # the last bytes of the one file, by packaging/binary/unpack.c
+
 
 class Python(NamedTuple):
     """The interpreter for sandboxes and its prefix; `library` is the folder of its shared library, None where it finds that by
@@ -27,6 +29,15 @@ class Python(NamedTuple):
 def tree() -> Path | None:
     """The folder of the binary; None for a checkout."""
     return Path(sys.executable).resolve().parent if getattr(sys, "frozen", False) else None
+
+
+def is_the_one_file(path: Path) -> bool:
+    """Whether the program lies there as it is copied to a host, of whatever version."""
+    if path.is_symlink() or not path.is_file():
+        return False
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - len(_MAGIC)))
+        return file.read() == _MAGIC
 
 
 def command(*arguments: str) -> list[str]:

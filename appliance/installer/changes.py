@@ -3,10 +3,13 @@
 import os
 import shutil
 import subprocess
-from collections.abc import Callable, Iterable
-from contextlib import ExitStack
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from appliance import program as this_program
 from appliance.errors import CannotStart
 
 
@@ -15,17 +18,34 @@ class StepFailed(CannotStart):
 
 
 class Changes:
-    """`told` has a line for each change, `warnings` what stays less than whole; `undo` brings back what was there, in the
-    opposite order, unless it is dismissed."""
+    """Each is said before it is made. `count` is how many there were, `began` the Unix time before the first; `undo` brings back
+    what was there, in the opposite order."""
 
     def __init__(self, *, is_dry: bool) -> None:
         self.is_dry = is_dry
-        self.told: list[str] = []
-        self.warnings: list[str] = []
+        self.began = time.time()
+        self.count = 0
         self.undo = ExitStack()
 
+    @contextmanager
+    def or_none(self) -> Iterator[None]:
+        """Those that are made inside are taken back when it fails."""
+        try:
+            with self.undo:
+                yield
+                self.undo.pop_all()
+        except StepFailed as failed:
+            then = "\n  what was done before is taken back" if self.count and not self.is_dry else ""
+            raise StepFailed(f"{failed}{then}") from None
+
     def tell(self, line: str) -> None:
-        self.told.append(line)
+        self.count += 1
+        self.say(line)
+
+    def say(self, line: str) -> None:
+        """At once: what follows may take minutes."""
+        sys.stdout.write(f"{'would ' if self.is_dry else ''}{line}\n")
+        sys.stdout.flush()
 
     def write(self, path: Path, text: str, mode: int = 0o644) -> bool:
         """Whether it wasn't there with this text and mode. Never half a file: it is renamed into its place."""
@@ -58,11 +78,14 @@ class Changes:
             path.unlink()
         return True
 
-    def link(self, path: Path, target: str) -> bool:
+    def link(self, path: Path, target: str, aside: Path | None = None) -> bool:
+        """Whether it wasn't one to there. `aside` is where the program's own file goes, which a person may have copied there."""
         before = os.readlink(path) if path.is_symlink() else None
         if before == target:
             return False
-        if before is None and path.exists():
+        if aside is not None and this_program.is_the_one_file(path):
+            self._move(path, aside)
+        elif before is None and path.exists():
             raise StepFailed(f"{path} is there and isn't a link of ours: move it away, and install again")
         self.tell(f"link {path} to {target}")
         if not self.is_dry:
@@ -73,6 +96,17 @@ class Changes:
             except OSError as error:
                 raise StepFailed(f"{path} can't be linked: {error.strerror}; is its file system full or read-only?") from None
         return True
+
+    def _move(self, path: Path, target: Path) -> None:
+        self.tell(f"move {path} to {target}")
+        if self.is_dry:
+            return
+        self._make_parents(target)
+        try:
+            shutil.move(path, target)
+        except OSError as error:
+            raise StepFailed(f"{path} can't be moved: {error.strerror}; is its file system full or read-only?") from None
+        self.undo.callback(shutil.move, target, path)
 
     def _make_parents(self, path: Path) -> None:
         for folder in reversed([folder for folder in path.parents if not folder.exists()]):
@@ -100,9 +134,11 @@ class Changes:
         advice: str | Callable[[], str],
         undo: Callable[[], object] | None = None,
         by: Callable[..., str] | None = None,
+        purpose: str = "",
     ) -> None:
-        """`advice`: what to do when it fails, or who tells it then; `by`: instead of `failure_of`."""
-        self.tell(f"run {' '.join(command)}")
+        """`purpose` follows the command where it is told; `advice`: what to do when it fails,
+        or who tells it then; `by`: instead of `failure_of`."""
+        self.tell(f"run {' '.join(command)}{purpose}")
         if self.is_dry:
             return
         if undo is not None:

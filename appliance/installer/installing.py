@@ -11,7 +11,6 @@ import argparse
 import shutil
 import subprocess
 import sys
-import time
 from functools import partial
 from pathlib import Path
 
@@ -33,7 +32,7 @@ def install(arguments: argparse.Namespace) -> int:
     account.require_own()
     program = layout.program(arguments.prefix)
     changes = Changes(is_dry=arguments.dry_run)
-    with changes.undo:
+    with changes.or_none():
         was_active = not arguments.no_start and services.is_active(layout.SERVICE)
         if not changes.is_dry and not arguments.no_start:
             changes.undo.callback(services.come_back, was_active)  # the last to be undone: the files are the old ones then
@@ -43,9 +42,12 @@ def install(arguments: argparse.Namespace) -> int:
         is_other |= _write_units(changes, wanted, program)
         _enable(changes)
         if not arguments.no_start:
-            _start(changes, wanted, program, is_other=is_other, was_active=was_active)
-        changes.undo.pop_all()
-    _report(changes, wanted, is_started=not arguments.no_start)
+            _start(changes, wanted, is_other=is_other, was_active=was_active)
+        if not changes.count:
+            _say("nothing to change: this version is installed already")
+        warnings = [] if arguments.no_start else _examine(changes, wanted, program)
+    if not changes.is_dry:
+        _report(warnings, wanted, is_started=not arguments.no_start)
     return 0
 
 
@@ -57,7 +59,7 @@ def _place_program(changes: Changes, program: layout.Program) -> bool:
             changes.copy_tree(program.tree, program.folder)
         _refuse_changeable(changes, program.folder)
     is_other = changes.link(program.current, program.version)
-    changes.link(program.link, str(program.command))
+    changes.link(program.link, str(program.command), aside=program.home / f"{program.version}.file")
     return is_other
 
 
@@ -78,7 +80,9 @@ def _make_user(changes: Changes) -> None:
     changes.write(layout.SYSUSERS, layout.source("sysusers.conf"))
     if not account.exists():
         advice = "see `journalctl -b`; an account of that name may be needed by hand: useradd --system codeactions"
-        changes.run("systemd-sysusers", str(layout.SYSUSERS), advice=advice, undo=account.remove)
+        changes.run(
+            "systemd-sysusers", str(layout.SYSUSERS), advice=advice, undo=account.remove, purpose=f", for the user {layout.USER}"
+        )
 
 
 def _make_folders(changes: Changes, host_path: str) -> None:
@@ -91,6 +95,7 @@ def _make_folders(changes: Changes, host_path: str) -> None:
             str(layout.TMPFILES),
             advice="is the file system full or read-only?",
             undo=lambda: _remove_made(missing),
+            purpose=f", for {', '.join(map(str, missing))}",
         )
     changes.write_once(layout.ETC / "config.toml", settings_report.commented_toml())
     changes.write_once(layout.ETC / "launcher.toml", launcherfile.commented(host_path, services.UNIT_PATH))
@@ -110,22 +115,27 @@ def _enable(changes: Changes) -> None:
         )
 
 
-def _start(changes: Changes, wanted: settings.Settings, program: layout.Program, *, is_other: bool, was_active: bool) -> None:
-    last_words = partial(services.last_words, time.time())
+def _start(changes: Changes, wanted: settings.Settings, *, is_other: bool, was_active: bool) -> None:
+    advice = partial(services.last_words, changes.began)
     if is_other:
         changes.run("systemctl", "daemon-reload", advice="see `systemctl status`")
     if not was_active:
         demands.port(wanted)
         undo = partial(_unmake_start, layout.UID_LOCKS.exists())
-        changes.run("systemctl", "start", *_STARTED, advice=last_words, undo=undo, by=services.failure_of_start)
+        changes.run("systemctl", "start", *_STARTED, advice=advice, undo=undo, by=services.failure_of_start)
     elif is_other:
         _take_up_address(changes, wanted)
-        changes.run("systemctl", "restart", layout.SERVICE, advice=last_words, by=services.failure_of_start)
+        changes.run("systemctl", "restart", layout.SERVICE, advice=advice, by=services.failure_of_start)
+
+
+def _examine(changes: Changes, wanted: settings.Settings, program: layout.Program) -> list[str]:
+    """Its warnings."""
+    changes.say("wait until /health is well and `codeactions doctor` is content")
     if changes.is_dry:
-        return
+        return []
     if unwell := services.unwell(wanted):
-        raise StepFailed(f"it doesn't answer well: {unwell}{last_words()}")
-    changes.warnings.extend(services.told_by_doctor(program))
+        raise StepFailed(f"it doesn't answer well: {unwell}{services.last_words(changes.began)}")
+    return services.told_by_doctor(program)
 
 
 def _unmake_start(had_locks: bool) -> None:
@@ -145,21 +155,20 @@ def _take_up_address(changes: Changes, wanted: settings.Settings) -> None:
         changes.run("systemctl", "start", layout.SOCKETS[0], advice="is the port free? `ss -ltnp` tells")
 
 
-def _report(changes: Changes, wanted: settings.Settings, *, is_started: bool) -> None:
-    if not changes.told:
-        _say("nothing to change: this version is installed already")
-    for line in changes.told:
-        _say(f"would {line}" if changes.is_dry else line)
-    if changes.is_dry:
-        return
-    for warning in changes.warnings:
+def _report(warnings: list[str], wanted: settings.Settings, *, is_started: bool) -> None:
+    for warning in warnings:
         _say(f"warning: {warning}")
-    url = f"http://{layout.listen_address(wanted)}"
-    kept = f"{layout.STATE / 'admin_token'}, or what ADMIN_TOKEN or {layout.CREDENTIALS / 'admin_token'} says"
     _say("")
-    _say(f"Flows Code Actions {'is ready' if is_started else 'will be'} at {url}")
-    _say(f"  admin token: in {kept}")
+    _say(f"Flows Code Actions {'is ready' if is_started else 'will be'} at http://{layout.listen_address(wanted)}")
+    _say(f"  admin token: in {_place_of_token(wanted)}")
     _say(f"  settings:    {layout.ETC / 'config.toml'}, then: systemctl restart codeactions")
+
+
+def _place_of_token(wanted: settings.Settings) -> Path:
+    """By the order that the server looks in."""
+    if (credential := layout.CREDENTIALS / "admin_token").exists():
+        return credential
+    return layout.ETC / "config.toml" if wanted.admin_token else layout.STATE / "admin_token"
 
 
 def _say(line: str) -> None:

@@ -247,6 +247,19 @@ def test_a_file_in_the_way_is_said_and_the_host_is_as_it_was(host: BoxHost) -> N
     assert is_as_before(host, before)
 
 
+def test_the_program_s_own_file_makes_way_for_the_link(host: BoxHost) -> None:
+    host.run("mv", PROGRAM, "/usr/local/bin/codeactions")
+    host.run("codeactions", "version")
+    before = listing(host)
+    host.run("sh", "-c", "mkdir /etc/codeactions; echo 'keeps = 4' >/etc/codeactions/launcher.toml")
+    assert "what was done before is taken back" in refused(host, "codeactions", "install")
+    host.run("rm", "-r", "/etc/codeactions")
+    assert is_as_before(host, before)
+    assert "move /usr/local/bin/codeactions to /usr/local/lib/codeactions/0." in host.run("codeactions", "install")
+    assert host.run("codeactions", "install").startswith("nothing to change")
+    assert host.run("readlink", "/usr/local/bin/codeactions").strip() == "/usr/local/lib/codeactions/current/codeactions"
+
+
 def test_a_folder_that_others_can_write_is_no_place_for_it(host: BoxHost) -> None:
     host.run("sh", "-c", "mkdir -p /opt/open/lib && chmod g+w /opt/open/lib")
     before = listing(host)

@@ -31,7 +31,7 @@ _ASK_SECONDS = 10.0
 _INSTALL_SECONDS = 1200
 _SECONDS = {"an action in Go": 1200}  # where it isn't STEP_SECONDS
 # The forwarded port isn't loopback. A compilation that takes seconds elsewhere takes minutes.
-_CONFIG = ('host = "0.0.0.0"',)
+_CONFIG = ('host = "0.0.0.0"', 'build_timeout = "300s"')
 _BOOTED = "/proc/sys/kernel/random/boot_id"
 
 
