@@ -19,7 +19,7 @@ from appliance.disk import free_bytes
 from appliance.doctor.checks import Cage
 from appliance.doctor.report import Finding, Verdict
 from appliance.entities import Language, Network, new_id
-from appliance.installer import layout
+from appliance.installer import layout, listening
 from appliance.runner.launch import cgroups
 from appliance.runner.launch.network import forwarding, path
 from appliance.runner.launch.network.addresses import DEVICES, OURS_V4
@@ -72,10 +72,11 @@ def _units() -> Iterator[Finding]:
 
 def _port(settings: Settings) -> Finding:
     name, expected = f"port {settings.port} of {settings.host}", "answers, and systemd holds it"
-    listened = _output("systemctl", "show", "--property=Listen", "--value", layout.SOCKETS[0])
-    if layout.listen_address(settings) not in listened:
-        remedy = "`codeactions install` writes codeactions.socket from HOST and PORT"
-        return _finding(name, expected, f"systemd holds {listened.split(' ')[0] or 'none'}", Verdict.FAILED, remedy)
+    if not listening.is_systemd_s(settings):
+        remedy = "`codeactions install` writes codeactions.socket from HOST and PORT, and starts it"
+        address = listening.address_of_socket() or "none"
+        happened = "systemd has closed it" if address == layout.listen_address(settings) else f"systemd holds {address}"
+        return _finding(name, expected, happened, Verdict.FAILED, remedy)
     status = _asked(settings)
     remedy = f"`journalctl -u {layout.SERVICE}` tells why it doesn't answer"
     return _judged(name, expected, status, remedy, good=status == expected)

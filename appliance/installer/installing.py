@@ -9,14 +9,13 @@ Each step compares before it changes, and leaves on a stack how to take it back;
 
 import argparse
 import shutil
-import subprocess
 import sys
 from functools import partial
 from pathlib import Path
 
 from appliance import launcherfile, logsetup, settings, settings_report
 from appliance import program as this_program
-from appliance.installer import account, demands, layout, services
+from appliance.installer import account, demands, layout, listening, services
 from appliance.installer.changes import Changes, StepFailed, remove_empty
 from appliance.runner.launch.network import forwarding
 
@@ -117,14 +116,18 @@ def _enable(changes: Changes) -> None:
 
 def _start(changes: Changes, wanted: settings.Settings, *, is_other: bool, was_active: bool) -> None:
     advice = partial(services.last_words, changes.began)
+    # Before systemd reads the new file, which it then tells the address of.
+    is_elsewhere = services.is_active(layout.SOCKETS[0]) and not listening.is_systemd_s(wanted)
     if is_other:
         changes.run("systemctl", "daemon-reload", advice="see `systemctl status`")
-    if not was_active:
+    if is_elsewhere:
+        # A socket takes another address when it is started, for which the service must stop.
+        changes.run("systemctl", "stop", layout.SERVICE, layout.SOCKETS[0], advice="see `systemctl status`")
+    if is_elsewhere or not was_active:
         demands.port(wanted)
         undo = partial(_unmake_start, layout.UID_LOCKS.exists())
         changes.run("systemctl", "start", *_STARTED, advice=advice, undo=undo, by=services.failure_of_start)
     elif is_other:
-        _take_up_address(changes, wanted)
         changes.run("systemctl", "restart", layout.SERVICE, advice=advice, by=services.failure_of_start)
 
 
@@ -143,16 +146,6 @@ def _unmake_start(had_locks: bool) -> None:
     forwarding.give_back_what_is_left()
     if not had_locks:
         layout.UID_LOCKS.unlink(missing_ok=True)
-
-
-def _take_up_address(changes: Changes, wanted: settings.Settings) -> None:
-    """A socket that listens elsewhere takes its new address when it is restarted, for which the service must stop."""
-    shown = subprocess.run(
-        ["systemctl", "show", "--property=Listen", "--value", layout.SOCKETS[0]], capture_output=True, text=True, check=False
-    )
-    if layout.listen_address(wanted) not in shown.stdout:
-        changes.run("systemctl", "stop", layout.SERVICE, layout.SOCKETS[0], advice="see `systemctl status`")
-        changes.run("systemctl", "start", layout.SOCKETS[0], advice="is the port free? `ss -ltnp` tells")
 
 
 def _report(warnings: list[str], wanted: settings.Settings, *, is_started: bool) -> None:

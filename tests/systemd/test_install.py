@@ -188,6 +188,33 @@ def test_an_upgrade_that_fails_leaves_the_version_before_running(host: BoxHost) 
         assert installed.run("print('works')").body == b"works\n"
 
 
+def of_systemd(host: BoxHost, port: int) -> bool:
+    return '"systemd"' in host.run("ss", "--listening", "--tcp", "--processes", "--numeric", "sport", "=", f":{port}")
+
+
+@pytest.mark.parametrize("state", ["start", "stop"])
+def test_another_port_is_systemd_s_after_an_install(host: BoxHost, state: str) -> None:
+    host.run(PROGRAM, "install")
+    host.run("systemctl", state, "codeactions.service")
+    host.run("sh", "-c", "echo 'port = 9000' >/etc/codeactions/config.toml")
+    assert "stop codeactions.service codeactions.socket" in host.run(PROGRAM, "install")
+    assert of_systemd(host, 9000)
+    assert examined(host)["port 9000 of 127.0.0.1"]["verdict"] == "ok"
+
+
+def test_a_port_that_systemd_has_closed_is_found_and_opened_again(host: BoxHost) -> None:
+    """Which it does when a socket's file is changed while it runs."""
+    host.run(PROGRAM, "install")
+    host.run("sh", "-c", "echo 'port = 9000' >/etc/codeactions/config.toml")
+    host.run("sed", "-i", "s/:8050/:9000/", "/etc/systemd/system/codeactions.socket")
+    host.run("systemctl", "daemon-reload")
+    host.run("systemctl", "restart", "codeactions.service")
+    assert not of_systemd(host, 9000)
+    assert examined(host)["port 9000 of 127.0.0.1"]["happened"] == "systemd has closed it"
+    host.run(PROGRAM, "install")
+    assert of_systemd(host, 9000)
+
+
 def test_uninstall_keeps_what_people_wrote(host: BoxHost) -> None:
     host.run(PROGRAM, "install")
     assert "kept /etc/codeactions, /var/lib/codeactions and the user codeactions" in host.run(PROGRAM, "uninstall")
