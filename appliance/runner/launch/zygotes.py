@@ -20,7 +20,7 @@ from engines.spec import Found
 
 _ANSWER_BYTES = 1024
 _STUCK_SECONDS = 10  # a fork takes about a millisecond
-_START_SECONDS = 60  # preloading takes 0.2 s; a loaded machine gets its time
+_START_SECONDS = 180  # preloading takes 0.2 s; a loaded machine gets its time, since a language that is late is missing
 
 
 class ZygoteFailed(Exception):
