@@ -11,7 +11,7 @@ from types import FrameType
 
 STEP_SECONDS = 400  # ten times what most take in emulation
 _QUESTION_SECONDS = 60
-_OURS = (str(Path(__file__).parent), str(Path(__file__).parent.parent / "installed"))
+_STEPS = tuple(str(Path(__file__).parent.parent / name) for name in ("vm/proof.py", "installed/"))
 
 
 class TookTooLong(BaseException):
@@ -68,6 +68,6 @@ class Table:
 
 
 def _line_of(hang: TookTooLong) -> str:
-    """The step's own, not those of what it called."""
-    frames = [frame for frame in traceback.extract_tb(hang.__traceback__) if frame.filename.startswith(_OURS)]
-    return f"{frames[-1].name} waited at `{frames[-1].line}`"
+    """The step's own, not those of what it called, nor ours that gave it up."""
+    frames = [frame for frame in traceback.extract_tb(hang.__traceback__) if frame.filename.startswith(_STEPS)]
+    return f"{frames[-1].name} waited at `{frames[-1].line}`" if frames else "it waited"
