@@ -34,7 +34,7 @@ binary-twice:
 	@packaging/binary-twice.sh
 
 # The binary installed in an emulated Debian machine, from outside, with a reboot: cgroup version 2, and once version 1. Prints two tables.
-# Needs root; some ten minutes.
+# Needs root; some fifteen minutes.
 test-vm: binary
 	@packaging/bootstrap.sh dev
 	@packaging/test-parts.sh vm
