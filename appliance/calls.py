@@ -4,10 +4,13 @@ THEORY OF OPERATION
 
 A handler is cancelled when its client goes away; a run isn't. So a call is conducted by a task of the jobs nursery, which
 comes to its end whoever still listens, and the handler only waits for the answer. A run that waits for its turn is recorded
-as `queued`; one that can start at once is recorded as `started` with a single write. Until that write is done nothing runs:
-a store that fails then means no run. A store that fails at the end means a late record, never a late answer.
+as `queued`; one that can start at once is recorded as `started` with a single write. Its sandbox is claimed meanwhile, but
+until that write is done nothing runs: a store that fails then means no run. A store that fails at the end means a late record,
+never a late answer.
 """
 
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
 
@@ -32,7 +35,7 @@ from appliance.receipts import (
     status_of,
 )
 from appliance.runlog import open_run_log
-from appliance.runner.execution import Cause, OnLog
+from appliance.runner.execution import Cause, OnLog, Ready
 from appliance.runner.outcome import Job, Limits, Outcome, OutcomeKind
 from appliance.runner.pool import Runner, Ticket
 from appliance.storage.interface import Storage
@@ -206,7 +209,6 @@ class Calls:
     async def _conduct(self, flight: _Flight) -> None:
         try:
             with flight.ticket:
-                await self._runs.create(flight.run)
                 outcome, left = await self._run(flight)
             await self._land(flight, outcome, left)
         except StoreFailed as error:
@@ -219,30 +221,42 @@ class Calls:
             self._landed = trio.Event()
 
     async def _run(self, flight: _Flight) -> tuple[Outcome, list[CodeLog]]:
-        """The outcome, and the log entries that are not stored yet."""
+        """The outcome, and the log entries that are not stored yet. Raises `StoreFailed` when there is no record of the run."""
+        if flight.run.status is RunStatus.STARTED:
+            return await self._run_recorded(flight, partial(self._runs.create, flight.run))
+        await self._runs.create(flight.run)
         if (unstarted := await flight.ticket.wait()) is not None:
             return unstarted, []
-        if flight.run.status is RunStatus.QUEUED:
-            try:
-                await self._runs.start(flight.run.id, now())
-            except StoreFailed as error:
-                return Outcome(kind=OutcomeKind.COULD_NOT_START, message=f"the run could not start: {error}"), []
-        job = job_of(flight.run.id, flight.code, flight.request, flight.origin.limits)
-        async with open_run_log(self._logs, flight.run.id, flight.code.id) as run_log:
-            outcome = await self._execute(flight, job, run_log.add)
-        return outcome, run_log.left
+        try:
+            return await self._run_recorded(flight, partial(self._runs.start, flight.run.id, now()))
+        except StoreFailed as error:
+            return Outcome(kind=OutcomeKind.COULD_NOT_START, message=f"the run could not start: {error}"), []
 
-    async def _execute(self, flight: _Flight, job: Job, on_log: OnLog) -> Outcome:
+    async def _run_recorded(self, flight: _Flight, record: Callable[[], Awaitable[None]]) -> tuple[Outcome, list[CodeLog]]:
+        job = job_of(flight.run.id, flight.code, flight.request, flight.origin.limits)
+        found: Outcome | StoreFailed
+        async with open_run_log(self._logs, flight.run.id, flight.code.id) as run_log, open_recording(record) as recorded:
+            try:
+                found = await self._execute(flight, job, run_log.add, recorded)
+            except StoreFailed as error:  # raised in here, the nurseries would make a group of it
+                found = error
+        if isinstance(found, StoreFailed):
+            raise found
+        return found, run_log.left
+
+    async def _execute(self, flight: _Flight, job: Job, on_log: OnLog, recorded: Ready) -> Outcome:
         """A language that is compiled is so before the run's clock starts."""
         program = await flight.ticket.prepare(partial(self._builds.program, job.language, job.source))
         if isinstance(program, Outcome):
+            await recorded()
             return program
         if isinstance(program, NotBuilt):
+            await recorded()
             for entry in program.entries:
                 await on_log(entry)
             return flight.ticket.end_unstarted(program.outcome)
         with closing_program(program):
-            return await flight.ticket.run(msgspec.structs.replace(job, program=program), on_log)
+            return await flight.ticket.run(msgspec.structs.replace(job, program=program), on_log, recorded)
 
     async def _land(self, flight: _Flight, outcome: Outcome, left: list[CodeLog]) -> None:
         flight.has_ended = True
@@ -250,9 +264,11 @@ class Calls:
         extra = receipt(flight.origin, outcome) | flight.about_body | about
         status, at = run_status(outcome), now()
         await self._ends.finish(flight.run.id, status, result, extra, at, left)
-        self._count(flight, outcome)
         run = msgspec.structs.replace(flight.run, status=status, result=result, extra=extra, updated_at=at)
         flight.answer = Answer(run=run, outcome=outcome)
+        flight.answered.set()
+        await trio.lowlevel.cancel_shielded_checkpoint()  # the answer goes out first
+        self._count(flight, outcome)
 
     def _kept(self, what: str, data: bytes) -> tuple[str, dict[str, Any]]:
         """What the store holds of a body or result, and what `extra` says of it."""
@@ -287,3 +303,26 @@ def job_of(run_id: str, code: Code, request: Request, limits: Limits) -> Job:
         headers=request.headers,
         body=request.body,
     )
+
+
+@asynccontextmanager
+async def open_recording(record: Callable[[], Awaitable[None]]) -> AsyncIterator[Ready]:
+    """Stores while the block does other things; what it yields waits for that, and raises `StoreFailed` where it failed."""
+    done = trio.Event()
+    failures: list[StoreFailed] = []
+
+    async def store() -> None:
+        try:
+            await record()
+        except StoreFailed as error:
+            failures.append(error)
+        done.set()
+
+    async def recorded() -> None:
+        await done.wait()
+        if failures:
+            raise failures[0]
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(store, name="record of a start")
+        yield recorded

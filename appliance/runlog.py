@@ -23,8 +23,10 @@ MOST_WAITING = 512  # then the action waits for the store
 class RunLog:
     """`add` takes entries; what could not be stored is in `left` when the block of `open_run_log` has ended."""
 
-    def __init__(self, logs: Logs, run_id: str, code_id: str) -> None:
+    def __init__(self, logs: Logs, run_id: str, code_id: str, nursery: trio.Nursery) -> None:
         self.left: list[CodeLog] = []
+        self._nursery = nursery
+        self._is_storing = False
         self._logs = logs
         self._run_id = run_id
         self._code_id = code_id
@@ -45,12 +47,15 @@ class RunLog:
             )
         )
         self._added.set()
+        if not self._is_storing:
+            self._is_storing = True
+            self._nursery.start_soon(self._store, name=f"log of {self._run_id}")
         if len(self.left) >= BATCH:
             self._full.set()
         while len(self.left) >= MOST_WAITING:
             await self._stored.wait()
 
-    async def store(self) -> None:
+    async def _store(self) -> None:
         """Stores batch after batch, until cancelled. What was cancelled on its way is stored again: entries have ids."""
         while True:
             await self._added.wait()
@@ -76,8 +81,6 @@ class RunLog:
 
 @asynccontextmanager
 async def open_run_log(logs: Logs, run_id: str, code_id: str) -> AsyncIterator[RunLog]:
-    run_log = RunLog(logs, run_id, code_id)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(run_log.store, name=f"log of {run_id}")
-        yield run_log
+        yield RunLog(logs, run_id, code_id, nursery)
         nursery.cancel_scope.cancel()

@@ -3,11 +3,10 @@
 THEORY OF OPERATION
 
 Four tasks share a sandbox: one writes the job, one reads the engine's frames, two read what was written to standard output
-and standard error. All end by themselves when nothing of the sandbox lives any more, since then nobody holds the other ends
-of the pipes; or nobody should: an action may have given them to another run, so they are waited for only so long. What the
-frames say is a claim of the tenant's; how the run ended is what the launcher says, who has it from
-pid 1 and the kernel. Whoever wants the run to end before that (deadline, cancellation, a frame that is none) notes the cause
-and has the sandbox killed.
+and standard error. When the launcher says that the run has ended, all that it wrote is in the pipes: what they hold is read,
+and nothing is waited for, since others may still hold the other ends. What the frames say is a claim of the tenant's; how the
+run ended is what the launcher says, who has it from pid 1 and the kernel. Whoever wants the run to end before that (deadline,
+cancellation, a frame that is none) notes the cause and has the sandbox killed.
 """
 
 import os
@@ -27,6 +26,7 @@ from appliance.runner import wire
 from appliance.runner.launcher import ClaimedSandbox, ClaimRefused, Launcher, LauncherGone
 from appliance.runner.outcome import Job, LogEntry, Outcome, OutcomeKind, Result, Usage
 from appliance.runner.output import LogBudget, OutputLines, cut
+from appliance.runner.pipes import Pipe
 from engines.python import checks
 from engines.table import spec_of
 
@@ -35,8 +35,11 @@ log = structlog.get_logger()
 OnLog = Callable[[LogEntry], Awaitable[None]]
 """Takes one entry; may wait, which holds the action back. Cancelled while it waits, it has taken the entry."""
 
+at_once = trio.lowlevel.checkpoint
+Ready = Callable[[], Awaitable[None]]
+"""Waits until the job may be sent; what it raises ends the run before it has begun."""
+
 TIMEOUT_MESSAGE = "timeout: request context timeout limit exceeded"
-_READ_BYTES = 64 << 10
 _LAST_WORDS_BYTES = 16 << 10  # of standard error: a runtime that aborts says why, and then where it was
 _CLAIM_SECONDS = 10  # making a sandbox takes milliseconds; a launcher that is stuck must not hold a caller for ever
 _CONFIRM_SECONDS = 5  # a kill takes milliseconds; longer than that nobody waits for a launcher to say that it is done
@@ -65,14 +68,15 @@ class Cause(Enum):
 class Execution:
     """`run` once; `end` from anywhere, at any time, as often as one likes: the first cause counts."""
 
-    def __init__(self, launcher: Launcher, job: Job, bounds: Bounds, on_log: OnLog) -> None:
+    def __init__(self, launcher: Launcher, job: Job, bounds: Bounds, on_log: OnLog, ready: Ready = at_once) -> None:
         self._launcher = launcher
         self._job = job
         self._bounds = bounds
         self._on_log = on_log
+        self._ready = ready
         self._budget = LogBudget(bounds.max_log_bytes)
         self._cause: Cause | None = None
-        self._ending = trio.Event()
+        self._watching = trio.CancelScope()
         self._result: Result | None = None
         self._failed: wire.Failed | None = None
         self._printed = _Printed(bounds.max_result_bytes)
@@ -83,14 +87,16 @@ class Execution:
     def end(self, cause: Cause) -> None:
         if self._cause is None:
             self._cause = cause
-            self._ending.set()
+            self._watching.cancel()
 
     async def run(self) -> Outcome:
-        """Never raises for what the action did. Cancelling it kills the run at once, and leaves no outcome."""
+        """Never raises for what the action did, only what `ready` raises. Cancelling it kills the run at once, and leaves no
+        outcome."""
         end: wire.Ended | None = None
         started = trio.current_time()
         try:
             sandbox = await self._claim()
+            await self._until_ready(sandbox)
             started = trio.current_time()
             end = await self._conduct(sandbox, started + self._job.limits.timeout_s)
         except ClaimRefused as refusal:
@@ -116,45 +122,45 @@ class Execution:
             return await self._launcher.claim(self._job.run_id, self._job.language, self._job.purpose, limits, backstop_ms)
         raise ClaimRefused(f"no sandbox was ready within {_CLAIM_SECONDS} s")
 
+    async def _until_ready(self, sandbox: ClaimedSandbox) -> None:
+        try:
+            await self._ready()
+        except BaseException:
+            sandbox.close()
+            raise
+
     async def _conduct(self, sandbox: ClaimedSandbox, deadline: float) -> wire.Ended | None:
         if sandbox.program is not None:
             self._send_program(sandbox.program)
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._write_job, sandbox.job, name="job")
-            nursery.start_soon(self._read_frames, sandbox.answers, name="answers")
-            nursery.start_soon(self._read_output, sandbox.stdout, LogType.DEBUG, name="stdout")
-            nursery.start_soon(self._read_output, sandbox.stderr, LogType.ERROR, name="stderr")
-            end = await self._watch(sandbox, deadline)
-            nursery.cancel_scope.deadline = trio.current_time() + _LAST_WORDS_SECONDS
+        with Pipe(sandbox.answers) as answers, Pipe(sandbox.stdout) as stdout, Pipe(sandbox.stderr) as stderr:
+            async with trio.open_nursery() as nursery:
+                if rest := self._begin_job(sandbox.job):
+                    nursery.start_soon(self._write_job, sandbox.job, rest, name="job")
+                nursery.start_soon(self._read_frames, answers, name="answers")
+                nursery.start_soon(self._read_output, stdout, LogType.DEBUG, name="stdout")
+                nursery.start_soon(self._read_output, stderr, LogType.ERROR, name="stderr")
+                end = await self._watch(sandbox, deadline)
+                for pipe in (answers, stdout, stderr):
+                    pipe.finish()
+                nursery.cancel_scope.deadline = trio.current_time() + _LAST_WORDS_SECONDS
         return end
 
     async def _watch(self, sandbox: ClaimedSandbox, deadline: float) -> wire.Ended | None:
         """None too when the launcher doesn't confirm a kill: then it is the guard's own timer that ends the run."""
-        end: wire.Ended | None = None
-        patience = trio.CancelScope()
-        async with trio.open_nursery() as watchers:
-            watchers.start_soon(self._kill_at_end, sandbox, patience, name="killer")
-            watchers.start_soon(self._keep_deadline, deadline, name="deadline")
-            try:
-                with patience:
-                    end = await sandbox.ending.wait()
-            except trio.Cancelled:
-                with trio.CancelScope(shield=True, deadline=trio.current_time() + _CONFIRM_SECONDS):
-                    await self._launcher.kill(sandbox)
-                raise
-            watchers.cancel_scope.cancel()
-        if patience.cancelled_caught:
-            log.error("kill not confirmed", run_id=self._job.run_id, sandbox=sandbox.number, seconds=_CONFIRM_SECONDS)
-        return end
-
-    async def _kill_at_end(self, sandbox: ClaimedSandbox, patience: trio.CancelScope) -> None:
-        await self._ending.wait()
-        patience.deadline = trio.current_time() + _CONFIRM_SECONDS  # the request may be what isn't taken
-        await self._launcher.kill(sandbox)
-
-    async def _keep_deadline(self, deadline: float) -> None:
-        await trio.sleep_until(deadline)
-        self.end(Cause.TIMEOUT)
+        try:
+            with self._watching:
+                self._watching.deadline = deadline
+                return await sandbox.ending.wait()
+            self.end(Cause.TIMEOUT)  # unless another cause has ended the watch
+            with trio.move_on_after(_CONFIRM_SECONDS):  # the request may be what isn't taken
+                await self._launcher.kill(sandbox)
+                return await sandbox.ending.wait()
+        except trio.Cancelled:
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + _CONFIRM_SECONDS):
+                await self._launcher.kill(sandbox)
+            raise
+        log.error("kill not confirmed", run_id=self._job.run_id, sandbox=sandbox.number, seconds=_CONFIRM_SECONDS)
+        return None
 
     def _send_program(self, fd: int) -> None:
         """Closed at once: nobody is to listen when the tenant's code begins."""
@@ -163,26 +169,35 @@ class Execution:
                 with suppress(OSError):  # it has ended already: the launcher says how
                     socket.send_fds(channel, [b"\0"], [self._job.program])
 
-    async def _write_job(self, fd: int) -> None:
-        frame = wire.job_frame(self._job, self._bounds.max_log_bytes, self._bounds.max_result_bytes)
+    def _begin_job(self, fd: int) -> memoryview:
+        """Writes what the pipe takes at once, which is all of an ordinary job, and returns the rest; without one, closes it."""
+        frame = memoryview(b"")
+        if self._cause is None:  # ended before it began: a worker that gets no job ends by itself
+            os.set_blocking(fd, False)
+            frame = memoryview(wire.job_frame(self._job, self._bounds.max_log_bytes, self._bounds.max_result_bytes))
+            with suppress(BlockingIOError, BrokenPipeError):
+                while frame:
+                    frame = frame[os.write(fd, frame) :]
+        if not frame:
+            os.close(fd)
+        return frame
+
+    async def _write_job(self, fd: int, frame: memoryview) -> None:
         async with trio.lowlevel.FdStream(fd) as stream:
-            if self._cause is not None:
-                return  # ended before it began: a worker that gets no job ends by itself
             with suppress(trio.BrokenResourceError):  # it ended before it had read its job: the launcher says how
                 await stream.send_all(frame)
 
-    async def _read_frames(self, fd: int) -> None:
+    async def _read_frames(self, pipe: Pipe) -> None:
         reader = wire.FrameReader(self._bounds.max_result_bytes)
-        async with trio.lowlevel.FdStream(fd) as stream:
-            while data := await stream.receive_some(_READ_BYTES):
-                if self._cause is Cause.MALFORMED:
-                    continue  # until the kill: a full pipe would only hold up the tenant, but it isn't kept
-                try:
-                    for head, blob in reader.feed(data):
-                        await self._take_frame(head, blob)
-                except ValueError:  # a frame that is none (wire.Malformed), or an answer that the engine would have refused
-                    self.end(Cause.MALFORMED)
-            self._broke_off = reader.is_in_the_middle
+        while data := await pipe.read():
+            if self._cause is Cause.MALFORMED:
+                continue  # until the kill: a full pipe would only hold up the tenant, but it isn't kept
+            try:
+                for head, blob in reader.feed(data):
+                    await self._take_frame(head, blob)
+            except ValueError:  # a frame that is none (wire.Malformed), or an answer that the engine would have refused
+                self.end(Cause.MALFORMED)
+        self._broke_off = reader.is_in_the_middle
 
     async def _take_frame(self, head: wire.FrameHead, blob: bytes) -> None:
         if self._done or self._failed is not None:
@@ -202,23 +217,22 @@ class Execution:
                 self._done = True
                 self._budget.drop(dropped)
 
-    async def _read_output(self, fd: int, level: LogType) -> None:
+    async def _read_output(self, pipe: Pipe, level: LogType) -> None:
         lines = OutputLines()
-        async with trio.lowlevel.FdStream(fd) as stream:
-            while data := await stream.receive_some(_READ_BYTES):
-                if level is LogType.DEBUG:
-                    self._printed.add(data)
-                    if self._printed.is_too_much:
-                        self.end(Cause.OUTPUT_LIMIT)
-                else:
-                    self._last_words = (self._last_words + data)[-_LAST_WORDS_BYTES:]
-                if self._budget.is_full:
-                    self._budget.drop(lines.skip(data))
-                    continue
-                for line in lines.feed(data):
-                    await self._log(level, line)
-            for line in lines.rest():
+        while data := await pipe.read():
+            if level is LogType.DEBUG:
+                self._printed.add(data)
+                if self._printed.is_too_much:
+                    self.end(Cause.OUTPUT_LIMIT)
+            else:
+                self._last_words = (self._last_words + data)[-_LAST_WORDS_BYTES:]
+            if self._budget.is_full:
+                self._budget.drop(lines.skip(data))
+                continue
+            for line in lines.feed(data):
                 await self._log(level, line)
+        for line in lines.rest():
+            await self._log(level, line)
 
     async def _log(self, level: LogType, content: str) -> None:
         if (entry := self._budget.admit(LogEntry(type=level, content=content, at=now()))) is not None:

@@ -11,7 +11,7 @@ import trio
 from appliance.entities import Language, Network
 from appliance.errors import Busy
 from appliance.runner import wire
-from appliance.runner.execution import Bounds, Cause, Execution, OnLog
+from appliance.runner.execution import Bounds, Cause, Execution, OnLog, Ready, at_once
 from appliance.runner.launcher import Launcher
 from appliance.runner.outcome import NETWORK_FILTER, Isolation, Job, Limits, Outcome, OutcomeKind, Usage
 
@@ -208,8 +208,9 @@ class Ticket:
         assert self._cause is not None
         return self._ended(self._cause, Usage(queue_ms=round(self._queue_ms, 3)))
 
-    async def run(self, job: Job, on_log: OnLog) -> Outcome:
-        self._execution = Execution(self._runner._launcher, job, self._runner._bounds, on_log)
+    async def run(self, job: Job, on_log: OnLog, ready: Ready = at_once) -> Outcome:
+        """`ready` is waited for between the claim and the job; raises what that raises."""
+        self._execution = Execution(self._runner._launcher, job, self._runner._bounds, on_log, ready)
         if self._cause is not None:
             self._execution.end(self._cause)
         outcome = await self._execution.run()

@@ -6,12 +6,16 @@ const fs = require('node:fs');
 const Module = require('node:module');
 const os = require('node:os');
 const v8 = require('node:v8');
+
+v8.setFlagsFromString('--no-lazy'); // the engine's functions are compiled now, not when a call waits for them
 const { Channel, CutError, readFrame } = require('./channel');
 const { jobOf } = require('./job');
 const { rehearse } = require('./rehearsal');
 const { Run } = require('./run');
 const { PATH } = require('./source');
 const { Streams } = require('./streams');
+
+v8.setFlagsFromString('--lazy');
 
 const [jobFd, answersFd, readyFd] = process.argv.slice(2).map(Number);
 

@@ -4,9 +4,8 @@
 
 const fs = require('node:fs');
 const crypto = require('node:crypto');
-const { makeEngine } = require('./engine');
 const { jobOf } = require('./job');
-const { compile, mayDefineRun } = require('./source');
+const { Run } = require('./run');
 
 const COMMON_JS = `function Run(engine) {
   console.log(engine.params.get("name"));
@@ -29,14 +28,14 @@ const HEADER = {
   max_result_bytes: 1000,
 };
 
+const WATCHED = ['beforeExit', 'uncaughtException', 'unhandledRejection']; // by a run; nobody else listens before there is an action
+
 /** Leaves nothing behind but warm memory. */
 async function rehearse(channel, streams) {
   const { fd } = channel;
   channel.fd = fs.openSync('/dev/null', 'w');
-  for (const source of [COMMON_JS, MODULE]) await act(source, channel);
-  streams.end();
+  for (const source of [COMMON_JS, MODULE]) await act(source, channel, streams);
   streams.printed = [];
-  channel.send({ type: 'done', dropped: channel.dropped });
   fs.closeSync(channel.fd);
   Object.assign(channel, { fd, logged: 0 });
   // Threads: started when the first needs them, they would be too many for an action at its limit, and node then aborts.
@@ -44,11 +43,25 @@ async function rehearse(channel, streams) {
   await new Promise((resolve) => setImmediate(resolve));
 }
 
-async function act(source, channel) {
+/** A run whose end ends nothing. */
+class Rehearsal extends Run {
+  exitProcess() {
+    this.exit(0);
+  }
+
+  leave() {}
+
+  fail(error) {
+    throw error;
+  }
+}
+
+async function act(source, channel, streams) {
   const blob = Buffer.from(source);
-  const job = jobOf({ header: { ...HEADER, source_bytes: blob.length }, blob });
-  const run = mayDefineRun(job.source) && (await compile(job.source, false)());
-  await run(makeEngine(job, channel));
+  const { reallyExit } = process;
+  await new Rehearsal(jobOf({ header: { ...HEADER, source_bytes: blob.length }, blob }), channel, streams).start();
+  process.reallyExit = reallyExit;
+  for (const event of WATCHED) process.removeAllListeners(event);
 }
 
 module.exports = { rehearse };

@@ -9,7 +9,8 @@ const { cut, encode } = require('./text');
 
 const { listenerCount } = require('node:events').EventEmitter.prototype;
 const UNSETTLED = 'it waits for a promise that nothing will settle any more';
-const reallyExit = process.reallyExit.bind(process);
+const LEAVING = 0x5eed0000; // as in engines/spec.py
+const { reallyExit, umask } = process;
 
 class Run {
   /** Job: see job.js. */
@@ -51,6 +52,11 @@ class Run {
     await finish(run(makeEngine(job, channel, (kind, message) => this.endRun(kind, message))));
     await nextTurn(); // a rejection that nobody has taken is told after the turn in which it was made
     this.isExecuting = false;
+    this.exitProcess();
+  }
+
+  /** By which listeners of the action's are called first. */
+  exitProcess() {
     process.exit();
   }
 
@@ -76,12 +82,12 @@ class Run {
 
   exit(status) {
     if (status !== 0) this.endFailed('error', `the action exited with status ${status}`);
-    if (this.hasEnded) reallyExit(status);
+    if (this.hasEnded) this.leave(status);
     this.hasEnded = true;
     if (this.isPlain && this.streams.printed) this.setPrinted();
     this.streams.end();
     this.channel.send({ type: 'done', dropped: this.channel.dropped });
-    reallyExit(0);
+    this.leave(0);
   }
 
   /** What a source printed that turned out to have no `Run`. */
@@ -102,17 +108,27 @@ class Run {
     this.endFailed(kind, message);
   }
 
+  /**
+   * Ends the process. Node's own end first ends its threads and gives back what the kernel takes anyway, which lasts as long as a
+   * small action. So the appliance is told of it by a call that does nothing else, from which nobody returns; where there is nobody
+   * to be told, it returns at once.
+   */
+  leave(status) {
+    umask.call(process, LEAVING | (status & 0xff));
+    reallyExit.call(process, status);
+  }
+
   logError(text) {
     this.streams.end();
     this.channel.log('error', encode(cut(text)));
   }
 
   endFailed(kind, message) {
-    if (this.hasEnded) reallyExit(1);
+    if (this.hasEnded) this.leave(1);
     this.hasEnded = true;
     this.streams.end();
     this.channel.send({ type: 'failed', kind, message, dropped: this.channel.dropped });
-    reallyExit(1);
+    this.leave(1);
   }
 }
 

@@ -20,6 +20,7 @@ from engines.python.job import Job
 from engines.python.rehearsal import rehearse
 from engines.python.streams import Streams
 from engines.python.text import cut, encode
+from engines.spec import leave
 
 _RESERVE = 2 * 1024 * 1024  # bytes, given back when memory has run out, so that this can be said; not touched, so not used
 _THREAD_STACK = 1024 * 1024  # bytes: the default of 8 MiB a thread would count against the memory limit (RLIMIT_DATA)
@@ -106,7 +107,7 @@ class _Worker:
     def _end_run(self, kind: str, message: str) -> NoReturn:
         """Not an exception: an action's `except:` would catch it, and in a thread it would end the thread only."""
         self._log_error(message + _place_of_call())
-        os._exit(self._fail(kind, message))
+        leave(self._fail(kind, message))
 
     def _end(self, frame: dict[str, object]) -> None:
         signal.setitimer(signal.ITIMER_REAL, 0)  # a forgotten alarm would go off between the last frames

@@ -29,7 +29,7 @@ from appliance.ends import open_ends
 from appliance.entities import Language, LogType, Network, now
 from appliance.health import Health, standalone_probes
 from appliance.metrics import Metrics
-from appliance.runner.execution import Bounds, Cause, OnLog
+from appliance.runner.execution import Bounds, Cause, OnLog, Ready, at_once
 from appliance.runner.outcome import Isolation, Job, LogEntry, Outcome, OutcomeKind, Result, Usage
 from appliance.runner.pool import PoolOptions, Runner, Ticket
 from appliance.runner.wire import OrphanKind
@@ -90,7 +90,8 @@ class ScriptedTicket(Ticket):
         super().end(cause)
         self.cancelled.set()
 
-    async def run(self, job: Job, on_log: OnLog) -> Outcome:
+    async def run(self, job: Job, on_log: OnLog, ready: Ready = at_once) -> Outcome:
+        await ready()
         await on_log(LogEntry(type=LogType.INFO, content="running", at=now()))
         if job.source == WAIT:
             await self.cancelled.wait()

@@ -328,6 +328,15 @@ def on_a_host_without(name: str, *verb: str) -> list[str]:
 
 
 @needs_root
+@pytest.mark.parametrize("name", ["listeners", "a free listener"])
+def test_on_a_host_whose_filters_tell_nobody_a_run_ends_all_the_same(tmp_path: Path, name: str) -> None:
+    with running(tmp_path, command=on_a_host_without(name)) as appliance:
+        assert appliance.run("print('it ran')").body == b"it ran\n"
+        assert appliance.run("import sys\nsys.exit('no luck')").json() == {"message": "no luck"}
+        assert appliance.run("import os\nos.kill(os.getpid(), 9)").json() == {"message": "the run was killed: SIGKILL"}
+
+
+@needs_root
 def test_on_a_host_without_filters_no_action_runs_and_it_is_said_why(tmp_path: Path) -> None:
     with running(tmp_path) as appliance:
         code_id = appliance.create("print('it ran')")

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from appliance.runner.sandbox import seccomp, seccomp_rules
-from appliance.runner.sandbox.seccomp import ALLOW, ERRNO, KILL_PROCESS, MACHINES, Machine
+from appliance.runner.sandbox.seccomp import ALLOW, ERRNO, KILL_PROCESS, MACHINES, NOTIFY, Machine
+from engines.spec import LEAVING
 from tests.runner.bpf import verdict
 
 WORKER, SHARED, GUARD = seccomp_rules.for_worker(True), seccomp_rules.for_worker(False), seccomp_rules.for_guard()
@@ -245,20 +246,35 @@ def test_a_guard_may_watch_and_nothing_else(machine: Machine) -> None:
     found = {number: verdict(content, number, machine.audit, (1, 1, 1)) for number in range(600)}
     allowed = {names[number] for number, answer in found.items() if answer == ALLOW}
     assert {"recvfrom", "sendto", "wait4", "read", "clock_gettime", "exit_group"} <= allowed <= WORKER.allowed
-    assert not allowed & {
-        "openat",
-        "execve",
-        "clone",
-        "fork",
-        "socket",
-        "kill",
-        "connect",
-        "sendmsg",
-        "ioctl",
-        "prctl",
-        "setresuid",
-    }
-    assert {answer for answer in found.values() if answer != ALLOW} == {NO_CALL}
+    forbidden = "openat execve clone fork socket kill connect sendmsg ioctl prctl setresuid"
+    assert not allowed & set(forbidden.split())
+    assert {names[number] for number, answer in found.items() if answer == REFUSED} == {"ioctl"}
+    assert {answer for answer in found.values() if answer != ALLOW} == {NO_CALL, REFUSED}
+
+
+@machines
+def test_a_guard_may_hear_of_its_workers_end(machine: Machine) -> None:
+    for request in (0xC050_2100, 0xC018_2101):  # SECCOMP_IOCTL_NOTIF_RECV, _SEND
+        assert says(GUARD, machine, "ioctl", 3, request) == says(GUARD, machine, "ioctl", 3, HIGH | request) == ALLOW
+    assert says(GUARD, machine, "ioctl", 3, 0x4008_2102) == REFUSED  # SECCOMP_IOCTL_NOTIF_ID_VALID
+    assert says(GUARD, machine, "ioctl", 3, 0x4018_2103) == REFUSED  # SECCOMP_IOCTL_NOTIF_ADDFD: into the worker
+
+
+@machines
+@pytest.mark.parametrize("own_uid", [True, False])
+def test_only_an_end_with_the_mark_is_told(machine: Machine, own_uid: bool) -> None:
+    leaves = seccomp_rules.for_worker(own_uid, leaves=True)
+    for status in (0, 1, 255):
+        for name in ("exit_group", "umask"):
+            assert says(leaves, machine, name, LEAVING | status) == NOTIFY
+            assert says(leaves, machine, name, HIGH | LEAVING | status) == NOTIFY
+            assert says(leaves, machine, name, status) == ALLOW
+        assert says(leaves, machine, "exit", LEAVING | status) == ALLOW  # of one thread
+        assert says(seccomp_rules.for_worker(own_uid), machine, "exit_group", LEAVING | status) == ALLOW
+    assert says(leaves, machine, "exit_group", -1) == ALLOW
+    for name, number in machine.numbers.items():
+        if name not in ("exit_group", "umask"):
+            assert verdict(seccomp.program(leaves, machine), number, machine.audit, (LEAVING,)) != NOTIFY, name
 
 
 @machines

@@ -135,7 +135,12 @@ def test_a_host_with_filters_is_seen_to_have_them() -> None:
 def without(option: str) -> seccomp_rules.Rules:
     """A kernel that lacks something, made by a filter of its own: what it would answer is what it answers."""
     refusals = {
-        "seccomp": {"prctl": (seccomp_rules.never(errno.EINVAL, seccomp_rules.Test(0, (22,))),)},
+        "seccomp": {
+            "prctl": (seccomp_rules.never(errno.EINVAL, seccomp_rules.Test(0, (22,))),),
+            "seccomp": (seccomp_rules.never(errno.ENOSYS, seccomp_rules.Test(0, (0, 1, 2, 3))),),
+        },
+        "listeners": {"seccomp": (seccomp_rules.never(errno.EOPNOTSUPP, seccomp_rules.Test(0, (2,))),)},
+        "a free listener": {"seccomp": (seccomp_rules.never(errno.EBUSY, seccomp_rules.Test(0, (1,))),)},
         "landlock": {"landlock_create_ruleset": (seccomp_rules.never(errno.ENOSYS, seccomp_rules.Test(2, (0, 1))),)},
     }[option]
     return seccomp_rules.Rules(frozenset(HERE.numbers) - refusals.keys(), refusals, {})

@@ -43,7 +43,7 @@ log = structlog.get_logger()
 
 PARENT_SLICE = "codeactions.slice"
 PREFIX = "codeactions-run-"
-YOUNG_SECONDS = 0.05  # a short run is over by then: it needn't wait for its share beside those that compute all the time
+YOUNG_SECONDS = 0.01
 _YOUNG_WEIGHT = 10  # times that of others
 _RECONNECT_SECONDS = 1.0
 

@@ -11,10 +11,10 @@ After go the guard takes a cgroup namespace, whose root is where the launcher ha
 their identity for good: the worker takes the slot's uid, the guard another one, so that the worker can neither signal nor
 trace its guard. Where the maker isn't root there is one uid only; both then live in a user namespace of the sandbox's own.
 
-The worker waits for its job on the job channel. When it ends, the guard reports its wait status on the status channel and
-stays, reaping, until the launcher kills it: the end of pid 1 ends every process of the namespace, whatever it has done to
-escape (double fork, setsid, ignored signals). The guard ends by itself when the launcher has gone (end of file on the status
-channel) and when its timer runs out, which is the backstop for a launcher that is stuck.
+The worker waits for its job on the job channel. When it ends (or is about to: `leaving`), the guard reports its wait status on
+the status channel and stays, reaping, until the launcher kills it: the end of pid 1 ends every process of the namespace,
+whatever it has done to escape (double fork, setsid, ignored signals). The guard ends by itself when the launcher has gone (end
+of file on the status channel) and when its timer runs out, which is the backstop for a launcher that is stuck.
 """
 
 import gc
@@ -30,8 +30,9 @@ from contextlib import suppress
 from typing import NamedTuple, NoReturn
 
 from appliance.runner.sandbox import records, syscalls
+from appliance.runner.sandbox.leaving import Leaving, cpu_seconds, hand_over
 from appliance.runner.sandbox.walls import Walls
-from engines.spec import Confine, Place
+from engines.spec import Confine, Place, leave
 
 Work = Callable[[Place], int]
 """Executes one job; returns the worker's exit status."""
@@ -87,15 +88,19 @@ def become_sandbox(plan: Plan, work: Work) -> NoReturn:
             _enter_user_namespace(zygotes_proc)
         os.close(zygotes_proc)
         step = "fork"
+        ours, workers = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         worker = os.fork()
         if worker == 0:
-            _run_worker(plan, work)
+            ours.close()
+            _run_worker(plan, work, workers)
+        workers.close()
+        leaving = Leaving(ours, worker)
         step = "identity"
         _drop(plan.identity.guard if plan.identity else None)
         syscalls.set_dumpable(False)  # where worker and guard have one uid: no /proc/1/mem, no ptrace
         os.closerange(_JOB, _STATUS + len(plan.fds))
         gc.disable()
-        watch = _Watch(status, worker)
+        watch = _Watch(status, worker, leaving)
         step = "filter"
         plan.walls.confine_guard()
         step = "watch"
@@ -188,8 +193,7 @@ def _drop(uid: int | None) -> None:
     syscalls.drop_capabilities()
 
 
-def _run_worker(plan: Plan, work: Work) -> NoReturn:
-    status = 1
+def _run_worker(plan: Plan, work: Work, guards: socket.socket) -> NoReturn:
     try:
         os.close(_STATUS)
         os.setsid()  # a process group reaches across pid namespaces: kill(0) would hit the makers
@@ -204,10 +208,10 @@ def _run_worker(plan: Plan, work: Work) -> NoReturn:
         syscalls.set_dumpable(True)  # else its own /proc/self belongs to root; it holds nothing that isn't the tenant's
         os.chdir("/tmp")
         os.umask(0o022)
-        plan.walls.confine_worker()
-        status = work(Place(_JOB, _ANSWERS, plan.room, plan.confine, _receive_program, plan.in_scope))
+        hand_over(guards, plan.walls.confine_worker())
+        leave(work(Place(_JOB, _ANSWERS, plan.room, plan.confine, _receive_program, plan.in_scope)))
     finally:
-        os._exit(status)
+        os._exit(1)
 
 
 def _receive_program() -> int:
@@ -253,9 +257,10 @@ def limit_worker(memory_bytes: int, tasks: int) -> None:
 class _Watch:
     """Reaps, reports the worker's end, keeps time. `until_the_end` returns only to end pid 1, and everything with it."""
 
-    def __init__(self, status: socket.socket, worker: int) -> None:
+    def __init__(self, status: socket.socket, worker: int, leaving: Leaving) -> None:
         self._status = status
-        self._worker = worker  # 0 once it is reaped: its number may then be another process's of the sandbox
+        self._worker = worker  # 0 once its end is told: its number may then be another process's of the sandbox
+        self._leaving = leaving
         self._spent_parked = 0.0
         self._ends_at = math.inf
         self._wakeups, writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -268,14 +273,28 @@ class _Watch:
         poll = select.poll()
         poll.register(self._wakeups, select.POLLIN)
         poll.register(self._status, select.POLLIN)
+        handed_over = self._leaving.channel.fileno()
+        poll.register(handed_over, select.POLLIN)
         self._reap()
         while (left := self._ends_at - time.monotonic()) > 0:
             ready = dict(poll.poll(None if left == math.inf else left * 1000))
             if self._wakeups in ready:
                 _drain(self._wakeups)
                 self._reap()
+            if handed_over in ready:
+                poll.unregister(handed_over)
+                if self._leaving.take_over():
+                    poll.register(self._leaving.listener, select.POLLIN)
+                handed_over = -1
+            if self._leaving.listener in ready:
+                self._let_leave()
             if self._status.fileno() in ready and not self._take_record():
                 return
+
+    def _let_leave(self) -> None:
+        wait_status = self._leaving.status()
+        if wait_status is not None and self._worker:
+            self._tell_end(wait_status, self._leaving.spent())
 
     def _take_record(self) -> bool:
         """False at the end of the channel."""
@@ -284,7 +303,7 @@ class _Watch:
             return False
         self._ends_at = time.monotonic() + record.number / 1000
         if self._worker:
-            self._spent_parked = _cpu_seconds(self._worker)
+            self._spent_parked = cpu_seconds(self._worker)
         return True
 
     def _reap(self) -> None:
@@ -297,18 +316,15 @@ class _Watch:
             if pid == 0:
                 return
             if pid == self._worker:
-                self._worker = 0
-                self._status.send(records.pack(records.EXIT, wait_status, records.pack_cost(self._cost())))
+                self._tell_end(wait_status, 0.0)
 
-    def _cost(self) -> records.Cost:
+    def _tell_end(self, wait_status: int, unreaped: float) -> None:
+        """`unreaped`: CPU time in seconds of a worker that hasn't been waited for yet."""
+        self._worker = 0
         used = resource.getrusage(resource.RUSAGE_CHILDREN)
-        seconds = max(0.0, used.ru_utime + used.ru_stime - self._spent_parked)
-        return records.Cost(round(seconds * 1e6))
-
-
-def _cpu_seconds(pid: int) -> float:
-    """What a process has spent so far, by its clock: clock_getcpuclockid(3), which is this arithmetic."""
-    return time.clock_gettime((~pid << 3) | 2)
+        seconds = max(0.0, used.ru_utime + used.ru_stime + unreaped - self._spent_parked)
+        cost = records.pack_cost(records.Cost(round(seconds * 1e6)))
+        self._status.send(records.pack(records.EXIT, wait_status, cost))
 
 
 def _drain(reader: int) -> None:

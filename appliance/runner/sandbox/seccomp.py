@@ -7,7 +7,7 @@ of each call (`struct seccomp_data`, linux/seccomp.h): number, architecture, arg
 
     the architecture isn't ours, or the number is one of x32's      → the process is killed
     a balanced tree over ranges of numbers with the same verdict    → allowed, an errno, or on to
-    the tests of a call's arguments                                 → an errno, else allowed
+    the tests of a call's arguments                                 → an errno or a notice, else allowed
 
 The numbers of another architecture mean other calls: they could only be a way around this list. Since Linux 5.11 the kernel
 finds out by itself, when a filter is put on, which numbers are always allowed, and doesn't run it for them. It does so by
@@ -22,7 +22,7 @@ import struct
 from typing import NamedTuple
 
 from appliance.runner.sandbox import seccomp_rules, syscall_numbers, syscalls
-from appliance.runner.sandbox.seccomp_rules import Refusal, Rules, Test
+from appliance.runner.sandbox.seccomp_rules import TELL, Answer, Rules, Test
 
 NO_SYSTEM_CALL = 38  # ENOSYS: the answer to what the rules don't name
 
@@ -40,6 +40,9 @@ _WHOLE_WORD = 0xFFFFFFFF
 ALLOW = 0x7FFF0000  # SECCOMP_RET_…
 KILL_PROCESS = 0x80000000
 ERRNO = 0x00050000
+NOTIFY = 0x7FC00000
+
+NOTICE_BYTES, REPLY_BYTES = 80, 24  # struct seccomp_notif, struct seccomp_notif_resp
 
 
 class Machine(NamedTuple):
@@ -118,16 +121,16 @@ def _tree(ranges: list[_Range]) -> list[_Step]:
     return [_Step(_IF_AT_LEAST, ranges[middle].first, if_true=len(below)), *below, *above]
 
 
-def _tests(refusals: tuple[Refusal, ...]) -> list[_Step]:
-    return [step for refusal in refusals for step in _refusal(refusal)] + [_return(ALLOW)]
+def _tests(answers: tuple[Answer, ...]) -> list[_Step]:
+    return [step for answer in answers for step in _answer(answer)] + [_return(ALLOW)]
 
 
-def _refusal(refusal: Refusal) -> list[_Step]:
-    """Ends in the refusal's errno, or goes on behind it."""
-    steps = [_return(ERRNO | refusal.errno)]
-    for test in reversed(refusal.tests):
+def _answer(answer: Answer) -> list[_Step]:
+    """Ends in the answer, or goes on behind it."""
+    steps = [_return(NOTIFY if answer.answer == TELL else ERRNO | answer.answer)]
+    for test in reversed(answer.tests):
         past = len(steps)
-        steps = _test(test, *((0, past) if refusal.outcome else (past, 0))) + steps
+        steps = _test(test, *((0, past) if answer.outcome else (past, 0))) + steps
     return steps
 
 
@@ -148,11 +151,18 @@ class Filter:
     def __init__(self, rules: Rules) -> None:
         content = program(rules, MACHINES[os.uname().machine])
         self._memory = ctypes.create_string_buffer(content, len(content))
+        self._tells = any(answer.answer == TELL for answers in rules.by_argument.values() for answer in answers)
         self._head = syscalls.FilterHead(len(content) // _INSTRUCTION.size, ctypes.addressof(self._memory))
 
-    def put_on(self) -> None:
-        """For good, for this thread and all that it starts. Raises OSError where the kernel has no filters."""
+    def put_on(self) -> int | None:
+        """For good, for this thread and all that it starts. Returns the descriptor of the listener, for rules that TELL.
+
+        Raises OSError where the kernel has no filters.
+        """
+        if self._tells:
+            return syscalls.put_on_listened_filter(self._head)
         syscalls.put_on_filter(self._head)
+        return None
 
 
 class Filters(NamedTuple):
@@ -160,5 +170,5 @@ class Filters(NamedTuple):
     guard: Filter
 
 
-def build(own_uids: bool) -> Filters:
-    return Filters(Filter(seccomp_rules.for_worker(own_uids)), Filter(seccomp_rules.for_guard()))
+def build(own_uids: bool, leaves: bool) -> Filters:
+    return Filters(Filter(seccomp_rules.for_worker(own_uids, leaves)), Filter(seccomp_rules.for_guard()))

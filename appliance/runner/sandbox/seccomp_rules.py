@@ -9,7 +9,11 @@ import errno
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from engines.spec import LEAVING, LEAVING_MASK
+
 _WHOLE = 0xFFFFFFFF
+
+TELL = -1  # whoever holds the filter's listener is told, and the caller waits for what that says: seccomp_unotify(2)
 
 
 class Test(NamedTuple):
@@ -20,28 +24,28 @@ class Test(NamedTuple):
     mask: int = _WHOLE
 
 
-class Refusal(NamedTuple):
-    """The errno for a call of which every test comes out as `outcome`; several tests only with True."""
+class Answer(NamedTuple):
+    """What is said to a call of which every test comes out as `outcome`: an errno, or TELL. Several tests only with True."""
 
-    errno: int
+    answer: int
     tests: tuple[Test, ...]
     outcome: bool
 
 
 class Rules(NamedTuple):
-    """`by_argument`: the first refusal that fits is the answer, else it is allowed. `answered`: the errno, 0 for a success."""
+    """`by_argument`: the first that fits is the answer, else it is allowed. `answered`: the errno, 0 for a success."""
 
     allowed: frozenset[str]
-    by_argument: Mapping[str, tuple[Refusal, ...]]
+    by_argument: Mapping[str, tuple[Answer, ...]]
     answered: Mapping[str, int]
 
 
-def never(number: int, *tests: Test) -> Refusal:
-    return Refusal(number, tests, outcome=True)
+def never(answer: int, *tests: Test) -> Answer:
+    return Answer(answer, tests, outcome=True)
 
 
-def only(number: int, test: Test) -> Refusal:
-    return Refusal(number, (test,), outcome=False)
+def only(answer: int, test: Test) -> Answer:
+    return Answer(answer, (test,), outcome=False)
 
 
 _FILES = """
@@ -138,16 +142,22 @@ _SPARING_PID_1 = {
     "ioprio_set": (never(errno.EPERM, Test(1, (1,))), never(errno.EPERM, Test(0, (_IOPRIO_WHO_USER,)))),
 }
 
+_LEAVING_CALLS = ("exit_group", "umask")
+NOTICE_REQUESTS = (0xC0502100, 0xC0182101)  # SECCOMP_IOCTL_NOTIF_RECV, _SEND
+
 _GUARD = """
-poll ppoll recvfrom sendto read write close wait4 rt_sigreturn rt_sigaction rt_sigprocmask restart_syscall getrusage getpid
-clock_gettime exit_group exit mmap munmap mremap mprotect madvise brk futex
+poll ppoll recvfrom recvmsg sendto read write close wait4 rt_sigreturn rt_sigaction rt_sigprocmask restart_syscall getrusage
+getpid clock_gettime exit_group exit mmap munmap mremap mprotect madvise brk futex newfstatat statx pread64
 """
 
 
-def for_worker(own_uid: bool) -> Rules:
-    """`own_uid`: the guard has another uid, and the kernel itself keeps the worker's hands off it."""
+def for_worker(own_uid: bool, leaves: bool = False) -> Rules:
+    """`own_uid`: the guard has another uid, and the kernel itself keeps the worker's hands off it. `leaves`: there is a listener,
+    which is told of the worker's end (`leaving`)."""
     allowed = _names(_FILES, _MEMORY, _PROCESSES, _SIGNALS_AND_TIME, _WAITING_AND_NETWORK)
     by_argument = _BY_ARGUMENT if own_uid else _BY_ARGUMENT | _SPARING_PID_1
+    if leaves:
+        by_argument = by_argument | dict.fromkeys(_LEAVING_CALLS, (never(TELL, Test(0, (LEAVING,), LEAVING_MASK)),))
     answered = dict.fromkeys(_names(_DANGEROUS), errno.EPERM) | dict.fromkeys(_names(_NOTHING_TO_DO), 0)
     if not own_uid:
         answered |= {"pidfd_open": errno.EPERM, "pidfd_send_signal": errno.EPERM}
@@ -156,7 +166,7 @@ def for_worker(own_uid: bool) -> Rules:
 
 def for_guard() -> Rules:
     """What its loop needs once it watches: wait, hear, tell, reap, keep time, end; and Python's own memory."""
-    return Rules(_names(_GUARD), {}, {})
+    return Rules(_names(_GUARD), {"ioctl": (only(errno.EPERM, Test(1, NOTICE_REQUESTS)),)}, {})
 
 
 def _names(*texts: str) -> frozenset[str]:

@@ -1,7 +1,7 @@
 """The system calls of namespaces, mounts and privileges that `os` of Python 3.11 doesn't have.
 
 Each raises OSError with the call's errno. Sources: unshare(2), setns(2), mount(2), mount_setattr(2), pivot_root(2),
-prctl(2), capabilities(7), landlock(7); numbers without a remark are the same on x86-64 and arm64.
+prctl(2), capabilities(7), landlock(7), seccomp(2); numbers without a remark are the same on x86-64 and arm64.
 """
 
 import ctypes
@@ -48,7 +48,13 @@ _PR_CAP_AMBIENT_CLEAR_ALL = 4
 _LINUX_CAPABILITY_VERSION_3 = 0x20080522
 CAP_SYS_ADMIN = 21
 
-_SYS_KEYCTL = 219 if os.uname().machine == "aarch64" else 250  # the one number that differs
+_IS_ARM = os.uname().machine == "aarch64"
+_SYS_SECCOMP = 277 if _IS_ARM else 317
+_SECCOMP_SET_MODE_FILTER = 1
+_SECCOMP_FILTER_FLAG_NEW_LISTENER = 8
+_SECCOMP_GET_ACTION_AVAIL = 2
+_SECCOMP_GET_NOTIF_SIZES = 3
+_SYS_KEYCTL = 219 if _IS_ARM else 250
 _KEYCTL_JOIN_SESSION_KEYRING = 1
 _KEYCTL_CLEAR = 7
 _KEYCTL_GET_PERSISTENT = 22
@@ -161,6 +167,23 @@ class FilterHead(ctypes.Structure):
 def put_on_filter(head: FilterHead) -> None:
     """Needs no_new_privs. By prctl and not by seccomp(2): its number is the same everywhere."""
     _check(_prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, ctypes.addressof(head)), "prctl(SECCOMP)")
+
+
+def put_on_listened_filter(head: FilterHead) -> int:
+    """The same by seccomp(2), with a descriptor on which the filter's notices come: seccomp_unotify(2)."""
+    listener = int(_libc.syscall(_SYS_SECCOMP, _SECCOMP_SET_MODE_FILTER, _SECCOMP_FILTER_FLAG_NEW_LISTENER, ctypes.byref(head)))
+    _check(min(listener, 0), "seccomp")
+    return listener
+
+
+def can_listen(action: int, notice_bytes: int, reply_bytes: int) -> bool:
+    """Whether this kernel's filters can tell (`action`: SECCOMP_RET_USER_NOTIF), in structures of these sizes."""
+    wanted, sizes = ctypes.c_uint32(action), (ctypes.c_uint16 * 3)()
+    return (
+        _libc.syscall(_SYS_SECCOMP, _SECCOMP_GET_ACTION_AVAIL, 0, ctypes.byref(wanted)) == 0
+        and _libc.syscall(_SYS_SECCOMP, _SECCOMP_GET_NOTIF_SIZES, 0, ctypes.byref(sizes)) == 0
+        and tuple(sizes)[:2] == (notice_bytes, reply_bytes)
+    )
 
 
 class _LandlockRulesetAttr(ctypes.Structure):

@@ -14,11 +14,12 @@ class Walls(NamedTuple):
     guard: seccomp.Filter
     scope: landlock.Scope | None
 
-    def confine_worker(self) -> None:
-        """The last step of giving up its identity: afterwards neither wall can be raised again."""
+    def confine_worker(self) -> int | None:
+        """The last step of giving up its identity: afterwards neither wall can be raised again. Returns the listener of its end,
+        where the kernel has that (`leaving`)."""
         if self.scope is not None:
             self.scope.enter()
-        self.worker.put_on()
+        return self.worker.put_on()
 
     def confine_guard(self) -> None:
         self.guard.put_on()
@@ -34,9 +35,19 @@ class Host(NamedTuple):
 def survey() -> Host:
     """Needs no_new_privs, and CAP_SYS_ADMIN so that the probe proves something."""
     scope = landlock.scope()
-    walls = {own_uids: Walls(*seccomp.build(own_uids), scope) for own_uids in (True, False)}
-    lacking = [] if all(_holds(one) for one in walls.values()) else [SECCOMP]
+    walls = _build(scope, leaves=syscalls.can_listen(seccomp.NOTIFY, seccomp.NOTICE_BYTES, seccomp.REPLY_BYTES))
+    if not _all_hold(walls):  # a listener of somebody above us, of a container's manager, is the only one that may be
+        walls = _build(scope, leaves=False)
+    lacking = [] if _all_hold(walls) else [SECCOMP]
     return Host(walls, (*lacking, *([] if scope else [LANDLOCK])))
+
+
+def _build(scope: landlock.Scope | None, *, leaves: bool) -> dict[bool, Walls]:
+    return {own_uids: Walls(*seccomp.build(own_uids, leaves), scope) for own_uids in (True, False)}
+
+
+def _all_hold(walls: dict[bool, Walls]) -> bool:
+    return all(_holds(one) for one in walls.values())
 
 
 def _holds(walls: Walls) -> bool:

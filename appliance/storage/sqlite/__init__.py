@@ -1,7 +1,7 @@
 """The embedded store: one SQLite file in the state directory.
 
-One thread writes, with group commit (`writer`); a few read beside it (`readers`); the loop only waits for them. An exclusive
-lock on the state directory keeps a second process out.
+One thread writes, with group commit (`writer`); a few read beside it (`readers`); the loop only waits for them, but for the
+code of a call, which it reads itself. An exclusive lock on the state directory keeps a second process out.
 """
 
 import sqlite3
@@ -13,7 +13,7 @@ import msgspec
 import trio
 
 from appliance.storage.sqlite.codes import SqliteCodes
-from appliance.storage.sqlite.database import FILE, Database, open_reader, open_writer, state_lock
+from appliance.storage.sqlite.database import FILE, Database, open_here, open_reader, open_writer, state_lock
 from appliance.storage.sqlite.instances import SqliteInstances
 from appliance.storage.sqlite.libs import SqliteLibs
 from appliance.storage.sqlite.logs import SqliteLogs
@@ -51,23 +51,24 @@ CHECK = "UPDATE instances SET seen_at = seen_at"
 @asynccontextmanager
 async def open_sqlite(state_dir: Path) -> AsyncIterator[SqliteStorage]:
     with ExitStack() as held:
-        connections = await trio.to_thread.run_sync(_open, state_dir, held)
+        here, *connections = await trio.to_thread.run_sync(_open, state_dir, held)
         reads, writes = Inbox(READERS), Inbox(1)
         joins = [start_thread("sqlite writer", write_pieces, connections[0], writes)]
         joins += [start_thread("sqlite reader", read_pieces, connection, reads) for connection in connections[1:]]
         try:
-            yield _storage(Database(reads, writes))
+            yield _storage(Database(here, reads, writes))
         finally:
             reads.close()
             writes.close()
             with trio.CancelScope(shield=True):
-                await trio.to_thread.run_sync(_finish, joins, connections)
+                await trio.to_thread.run_sync(_finish, joins, [*connections, here])
 
 
 def _open(state_dir: Path, held: ExitStack) -> list[sqlite3.Connection]:
     held.enter_context(state_lock(state_dir))
     path = state_dir / FILE
-    return [open_writer(path), *(open_reader(path) for _ in range(READERS))]
+    writer = open_writer(path)
+    return [open_here(path), writer, *(open_reader(path) for _ in range(READERS))]
 
 
 def _finish(joins: list[Join], connections: list[sqlite3.Connection]) -> None:

@@ -29,7 +29,7 @@ class SqliteCodes:
         await self._database.execute(CREATE, code_params(code))
 
     async def get(self, code_id: str) -> Code:
-        code = await self._database.first(code_of, GET, {"key": code_id})
+        code = await self._database.small(code_of, GET, {"key": code_id})
         if code is None:
             raise NotFound("code", code_id)
         return code

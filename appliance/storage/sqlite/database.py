@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
+import trio
+
 from appliance.storage import CannotOpen
 from appliance.storage.sqlite import migrations
 from appliance.storage.sqlite.threads import Inbox, Work
@@ -45,7 +47,8 @@ PRAGMA journal_size_limit = 67108864;
 class Database:
     """What the repositories work with: statements with named parameters, in the reading threads or in the writing one."""
 
-    def __init__(self, reads: Inbox, writes: Inbox) -> None:
+    def __init__(self, here: sqlite3.Connection, reads: Inbox, writes: Inbox) -> None:
+        self._here = here
         self._reads = reads
         self._writes = writes
 
@@ -66,6 +69,15 @@ class Database:
             return None if row is None else make(row)
 
         return await self._reads.do(work)
+
+    async def small(self, make: Callable[[sqlite3.Row], T], sql: str, params: Params) -> T | None:
+        """As `first`, for one row by its key that every call needs: in the loop's thread, where it takes 0.03 ms, and not 0.3."""
+        await trio.lowlevel.checkpoint()
+        try:
+            row = self._here.execute(sql, params).fetchone()
+        except sqlite3.Error:  # a thread can wait for a lock, and says what there is to say
+            return await self.first(make, sql, params)
+        return None if row is None else make(row)
 
     async def execute(self, sql: str, params: Params) -> int:
         """Writes by one statement; how many rows it changed. `Conflict` when a unique column has the value already."""
@@ -99,6 +111,13 @@ def open_writer(path: Path) -> sqlite3.Connection:
         raise CannotOpen(f"the database {path} can't be opened: {error}") from error
     except migrations.NewerSchema as error:
         raise CannotOpen(f"the database {path} {error}") from error
+    return connection
+
+
+def open_here(path: Path) -> sqlite3.Connection:
+    """A connection for `Database.small`, which waits for no lock."""
+    connection = open_reader(path)
+    connection.execute("PRAGMA busy_timeout = 0")
     return connection
 
 

@@ -1,0 +1,124 @@
+"""A worker's end is known before the kernel has given its memory back; and what that opens to an action: nothing."""
+
+import os
+import select
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from appliance.runner.sandbox import seccomp, seccomp_rules, syscalls
+from appliance.runner.sandbox.leaving import Leaving, hand_over
+from engines.spec import LEAVING, leave
+from tests.appliance import HANG_GUARD, Appliance, eventually
+
+RULES = seccomp_rules.for_worker(own_uid=True, leaves=True)
+
+
+@contextmanager
+def worker(run: Callable[[], object]) -> Iterator[tuple[int, Leaving]]:
+    """A process behind the filter that tells of its end; it is killed at last."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    pid = os.fork()
+    if pid == 0:
+        try:
+            ours.close()
+            syscalls.forbid_new_privileges()
+            hand_over(theirs, seccomp.Filter(RULES).put_on())
+            run()
+        finally:
+            os._exit(70)
+    theirs.close()
+    leaving = Leaving(ours, pid)
+    assert leaving.take_over(), "this kernel tells nobody of a call: SECCOMP_RET_USER_NOTIF came with Linux 5.0"
+    try:
+        yield pid, leaving
+    finally:
+        if os.waitpid(pid, os.WNOHANG)[0] == 0:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+
+
+def readable(fd: int) -> bool:
+    return bool(select.select([fd], [], [], HANG_GUARD)[0])
+
+
+def has_ended(pid: int) -> bool:
+    return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+
+
+@pytest.mark.parametrize("status", [0, 1, 70])
+def test_its_end_is_told_while_it_is_still_there(status: int) -> None:
+    with worker(lambda: leave(status)) as (pid, leaving):
+        assert readable(leaving.listener)
+        assert leaving.status() == status << 8
+        assert not has_ended(pid)
+
+
+def test_a_child_of_it_goes_its_way() -> None:
+    def forks() -> None:
+        child = os.fork()
+        if child == 0:
+            leave(3)
+        os._exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+
+    with worker(forks) as (pid, leaving):
+        assert readable(leaving.listener)
+        assert leaving.status() is None
+        ended = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+        assert ended is not None
+        assert ended.si_status == 3
+
+
+def test_one_that_was_killed_in_the_call_is_none() -> None:
+    with worker(lambda: leave(0)) as (pid, leaving):
+        assert readable(leaving.listener)
+        os.kill(pid, signal.SIGKILL)
+        eventually(lambda: has_ended(pid))
+        assert leaving.status() is None
+
+
+def test_a_signal_does_not_disturb_it() -> None:
+    """It is one with a handler that would break the call off."""
+
+    def run() -> None:
+        signal.signal(signal.SIGALRM, lambda number, frame: None)
+        leave(0)
+
+    with worker(run) as (pid, leaving):
+        assert readable(leaving.listener)
+        os.kill(pid, signal.SIGALRM)
+        assert leaving.status() == 0
+        assert not has_ended(pid)
+
+
+FORGERIES = {
+    "by a child": ("if os.fork() == 0: os._exit(LEAVING)\n    os.wait()", 200),
+    "by a child, as failed": ("if os.fork() == 0: os._exit(LEAVING | 1)\n    os.wait()", 200),
+    "by itself": ("os._exit(LEAVING)", 200),
+    "by itself, as failed": ("os._exit(LEAVING | 3)", 500),
+    "by a thread": ("threading.Thread(target=os._exit, args=(LEAVING | 3,)).start()\n    time.sleep(60)", 500),
+    "by a child after the action": ("pid = os.fork()\n    if pid == 0: time.sleep(60)", 200),
+    "by another call": ("os.umask(LEAVING | 3)", 500),
+    "by another call of a child": ("if os.fork() == 0: os.umask(LEAVING | 3); os._exit(0)\n    os.wait()", 200),
+    "by a hundred children": ("for _ in range(100):\n        if os.fork() == 0: os._exit(LEAVING | 9)\n        os.wait()", 200),
+}
+
+
+@pytest.mark.parametrize(("statement", "status"), FORGERIES.values(), ids=FORGERIES)
+def test_the_mark_is_worth_no_more_than_an_exit(appliance: Appliance, statement: str, status: int) -> None:
+    head = f"import os, threading, time\nLEAVING = {LEAVING}\ndef Run(engine):\n    engine.result.set('set')\n    "
+    answer = appliance.run(head + statement + "\n", timeout=30)
+    wanted = b"set" if status == 200 else b'{"message":"the action ended with exit status 3"}'
+    assert (answer.status, answer.body.strip()) == (status, wanted)
+
+
+def test_what_another_still_writes_is_not_waited_for(appliance: Appliance) -> None:
+    """A child that holds the action's output open, and would write to it for a minute."""
+    child = "os.fork() == 0 and [(os.write(1, b'.\\n'), time.sleep(0.01)) for _ in range(6000)]"
+    answer = appliance.run(f"import os, time\ndef Run(engine):\n    print('said')\n    {child} and os._exit(0)\n", timeout=30)
+    assert answer.status == 200
+    assert ("debug", "said") in appliance.logs_of(answer)
+    assert appliance.run_of(answer)["extra"]["usage"]["wall_ms"] < 5000
