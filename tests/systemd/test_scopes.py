@@ -37,7 +37,10 @@ def during(appliance: BoxedAppliance, source: str = WAITS, **query: str | int) -
 
 
 def processes_of(appliance: BoxedAppliance, scope: str) -> list[int]:
-    text = (appliance.box.cgroup("systemd", f"{SLICE}/{scope}") / "cgroup.procs").read_text()
+    try:
+        text = (appliance.box.cgroup("systemd", f"{SLICE}/{scope}") / "cgroup.procs").read_text()
+    except FileNotFoundError:  # an earlier run's, that has gone meanwhile
+        return []
     return [int(pid) for pid in text.split()]
 
 
