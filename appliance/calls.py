@@ -238,6 +238,7 @@ class Calls:
         async with open_run_log(self._logs, flight.run.id, flight.code.id) as run_log, open_recording(record) as recorded:
             try:
                 found = await self._execute(flight, job, run_log.add, recorded)
+                await recorded()  # of one that came to nothing too: without a record there was no run
             except StoreFailed as error:  # raised in here, the nurseries would make a group of it
                 found = error
         if isinstance(found, StoreFailed):
@@ -248,7 +249,6 @@ class Calls:
         """A language that is compiled is so before the run's clock starts."""
         program = await flight.ticket.prepare(partial(self._builds.program, job.language, job.source))
         if isinstance(program, Outcome):
-            await recorded()
             return program
         if isinstance(program, NotBuilt):
             await recorded()
