@@ -23,8 +23,10 @@ def leave(status: int) -> NoReturn:
     the process's memory back; an end without the mark is as good, and a millisecond or two later.
     """
     # A signal that is handled meanwhile would break off the wait for the appliance.
-    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
-    os._exit(LEAVING | status)
+    try:
+        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    finally:  # a handler of the author's, which is called in there, may raise
+        os._exit(LEAVING | status)
 
 
 class Lacking(Exception):

@@ -43,6 +43,7 @@ TIMEOUT_MESSAGE = "timeout: request context timeout limit exceeded"
 _LAST_WORDS_BYTES = 16 << 10  # of standard error: a runtime that aborts says why, and then where it was
 _CLAIM_SECONDS = 10  # making a sandbox takes milliseconds; a launcher that is stuck must not hold a caller for ever
 _CONFIRM_SECONDS = 5  # a kill takes milliseconds; longer than that nobody waits for a launcher to say that it is done
+_STALE_SECONDS = 1  # how long a claimed sandbox waits for `ready`: its backstop counts from the claim
 _BACKSTOP_SECONDS = 5  # how much later than the server's deadline the guard's own timer ends everything
 _LAST_WORDS_SECONDS = 5  # for what the pipes still hold at the end: a megabyte or three, and a store that may be slow or gone
 _KINDS_OF_ENGINE = {OutcomeKind.ERROR, OutcomeKind.OUT_OF_MEMORY, OutcomeKind.TOO_MANY_PROCESSES, OutcomeKind.OUTPUT_LIMIT}
@@ -95,8 +96,7 @@ class Execution:
         end: wire.Ended | None = None
         started = trio.current_time()
         try:
-            sandbox = await self._claim()
-            await self._until_ready(sandbox)
+            sandbox = await self._claim_until_ready()
             started = trio.current_time()
             end = await self._conduct(sandbox, started + self._job.limits.timeout_s)
         except ClaimRefused as refusal:
@@ -122,12 +122,18 @@ class Execution:
             return await self._launcher.claim(self._job.run_id, self._job.language, self._job.purpose, limits, backstop_ms)
         raise ClaimRefused(f"no sandbox was ready within {_CLAIM_SECONDS} s")
 
-    async def _until_ready(self, sandbox: ClaimedSandbox) -> None:
+    async def _claim_until_ready(self) -> ClaimedSandbox:
+        sandbox = await self._claim()
+        stale_at = trio.current_time() + _STALE_SECONDS
         try:
             await self._ready()
         except BaseException:
             sandbox.close()
             raise
+        if trio.current_time() < stale_at:
+            return sandbox
+        sandbox.close()
+        return await self._claim()
 
     async def _conduct(self, sandbox: ClaimedSandbox, deadline: float) -> wire.Ended | None:
         if sandbox.program is not None:
@@ -172,14 +178,16 @@ class Execution:
     def _begin_job(self, fd: int) -> memoryview:
         """Writes what the pipe takes at once, which is all of an ordinary job, and returns the rest; without one, closes it."""
         frame = memoryview(b"")
-        if self._cause is None:  # ended before it began: a worker that gets no job ends by itself
-            os.set_blocking(fd, False)
-            frame = memoryview(wire.job_frame(self._job, self._bounds.max_log_bytes, self._bounds.max_result_bytes))
-            with suppress(BlockingIOError, BrokenPipeError):
-                while frame:
-                    frame = frame[os.write(fd, frame) :]
-        if not frame:
-            os.close(fd)
+        try:
+            if self._cause is None:  # ended before it began: a worker that gets no job ends by itself
+                os.set_blocking(fd, False)
+                frame = memoryview(wire.job_frame(self._job, self._bounds.max_log_bytes, self._bounds.max_result_bytes))
+                with suppress(BlockingIOError, BrokenPipeError):
+                    while frame:
+                        frame = frame[os.write(fd, frame) :]
+        finally:
+            if not frame:
+                os.close(fd)
         return frame
 
     async def _write_job(self, fd: int, frame: memoryview) -> None:

@@ -286,8 +286,10 @@ class _Watch:
                 if self._leaving.take_over():
                     poll.register(self._leaving.listener, select.POLLIN)
                 handed_over = -1
-            if self._leaving.listener in ready:
+            if ready.get(self._leaving.listener, 0) & select.POLLIN:
                 self._let_leave()
+            elif self._leaving.listener in ready:  # nobody is left who could call
+                poll.unregister(self._leaving.listener)
             if self._status.fileno() in ready and not self._take_record():
                 return
 

@@ -71,9 +71,15 @@ class Leaving:
         number, thread, *_, status = _NOTICE.unpack(notice)[:7]
         if self._is_workers(thread):
             return (int(status) & _STATUS) << 8
-        with suppress(FileNotFoundError):  # it has gone meanwhile
-            fcntl.ioctl(self.listener, _SEND, bytearray(_REPLY.pack(number, 0, 0, _CONTINUE)))
+        self._let_through(number)
         return None
+
+    def _let_through(self, number: int) -> None:
+        while True:
+            with suppress(InterruptedError):  # by a child's end
+                with suppress(FileNotFoundError):  # it has gone meanwhile
+                    fcntl.ioctl(self.listener, _SEND, bytearray(_REPLY.pack(number, 0, 0, _CONTINUE)))
+                return
 
     def spent(self) -> float:
         """CPU time in seconds of the worker, which waits in the call, and of the processes that it has waited for: the latter in
