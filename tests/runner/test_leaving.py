@@ -80,6 +80,15 @@ def test_one_that_was_killed_in_the_call_is_none() -> None:
         assert leaving.status() is None
 
 
+def test_when_nobody_is_left_who_could_call_there_is_no_call() -> None:
+    """The kernel then says POLLHUP, which isn't to be taken for one: to ask for it could wait for ever."""
+    with worker(lambda: None) as (pid, leaving):
+        eventually(lambda: has_ended(pid))
+        poll = select.poll()
+        poll.register(leaving.listener, select.POLLIN)
+        assert not dict(poll.poll(0)).get(leaving.listener, 0) & select.POLLIN
+
+
 def test_a_signal_does_not_disturb_it() -> None:
     """It is one with a handler that would break the call off."""
 
