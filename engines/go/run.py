@@ -8,6 +8,8 @@ makes a failure in the author's words and lines of them. It also reads the stand
 (engine/channel.go) writes its log records between the lines that the action prints: one pipe keeps their order. Results the
 program sends to the server itself; both take turns by a lock on the pipe.
 
+Where `Run` has come to its end, the program's own end isn't waited for: it writes that as its last record, and only exits then.
+
 A plain program's standard output is its result, and goes to the server as it is.
 """
 
@@ -33,6 +35,10 @@ _KEPT_OF_CRASH = 256 << 10  # bytes: a traceback of many goroutines is cut there
 _KEPT_OF_LINE = 32 << 10
 _LEVELS = {ord("d"): "debug", ord("i"): "info", ord("e"): "error"}
 _ENVIRONMENT = ("PATH", "HOME", "TMPDIR", "LANG", "TZ")
+_SAMPLE = "package actions\n\nfunc Run(engine *Engine) {}\n"
+_SAMPLE_HEADER: dict[str, Any] = {"source_bytes": len(_SAMPLE), "limits": {"memory_bytes": 0, "tasks": 0}}
+_LAST = b'{"dropped":0}'
+_COMPLETED = _MARK + _PIECE.pack(ord("f"), len(_LAST)) + _LAST
 _MARGIN = 0.85  # of the memory limit is where the collector begins to work hard; the rest is for stacks, files and us
 
 
@@ -42,6 +48,7 @@ def prepare(program: str) -> str:
 
 def work(place: Place) -> int:
     """Executes the program that comes with the claim; returns 0 when it completed, 1 when it failed."""
+    _rehearse(place)
     try:
         program = place.program()
     except EOFError:
@@ -53,6 +60,16 @@ def work(place: Place) -> int:
     source = _read(place.job, header["source_bytes"]).decode("utf-8", "replace")
     place.confine(header["limits"])
     return _Run(place, header, source).execute(program)
+
+
+def _rehearse(place: Place) -> None:
+    """A run of no program, to nowhere: see engines/python/rehearsal.py."""
+    header = json.loads(json.dumps(_SAMPLE_HEADER))
+    nowhere = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        _Run(place._replace(job=nowhere, answers=nowhere), header, _SAMPLE).rehearse(nowhere)
+    finally:
+        os.close(nowhere)
 
 
 def _read(fd: int, size: int) -> bytes:
@@ -75,67 +92,80 @@ class _Run:
         self._channel.lock_for_all()
         self._output = _Output(self._channel)
         self._errors = _Errors()
+        self._readers: dict[int, _Output | _Errors] = {}  # who takes what is read from which descriptor
 
     def execute(self, program: int) -> int:
         if self._is_plain:
             self._channel.send({"type": "plain"})
-        readers, pid = self._start(program)
-        self._read_all(readers, pid)
-        status = os.waitpid(pid, 0)[1]
-        self._drain(readers)
+        pid = self._start(program)
+        self._read_until_the_end(pid)
+        status = 0 if self._output.has_completed else os.waitpid(pid, 0)[1]
+        self._drain()
         self._output.end()
         return self._conclude(status)
 
-    def _start(self, program: int) -> tuple[dict[int, Any], int]:
-        """The program is pid's; the descriptors are those that it writes to, with who takes what is read there."""
+    def rehearse(self, nothing: int) -> None:
+        with contextlib.suppress(PermissionError):
+            self._start(nothing)
+        self._output.take(_COMPLETED)
+        self._drain()
+        self._output.end()
+        self._conclude(0)
+        for fd in self._readers:
+            os.close(fd)
+
+    def _start(self, program: int) -> int:
+        """Returns the process's pid."""
         error_in, error_out = os.pipe2(os.O_CLOEXEC)
-        readers: dict[int, Any] = {error_in: self._errors}
+        self._readers[error_in] = self._errors
         actions: list[tuple[int, ...]] = [(os.POSIX_SPAWN_DUP2, error_out, 2)]
         given = [error_out]
         if self._is_plain:
             actions += [(os.POSIX_SPAWN_CLOSE, program)]
         else:
             output_in, output_out = os.pipe2(os.O_CLOEXEC)
-            readers[output_in] = self._output
-            header = os.memfd_create("header")
+            self._readers[output_in] = self._output
+            header = os.memfd_create("header", os.MFD_CLOEXEC)
             os.write(header, json.dumps(self._header).encode())
             os.lseek(header, 0, os.SEEK_SET)
             high = [os.dup2(fd, 200 + index) for index, fd in enumerate((self._place.job, self._place.answers, header))]
-            given.append(output_out)
+            given += [output_out, header, *high]
             actions += [(os.POSIX_SPAWN_DUP2, output_out, 1)]
             actions += [(os.POSIX_SPAWN_DUP2, fd, 3 + index) for index, fd in enumerate(high)]
             actions += [(os.POSIX_SPAWN_CLOSE, fd) for fd in high]
-        binary = f"/proc/self/fd/{os.dup2(program, 210, inheritable=False)}"  # it is closed when it is executed
+        binary = os.dup2(program, 210, inheritable=False)  # it is closed when it is executed
         environment = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
         environment["GOMEMLIMIT"] = str(int(self._header["limits"]["memory_bytes"] * _MARGIN))
-        pid = os.posix_spawn(binary, ["action"], environment, file_actions=actions, setsigdef=[signal.SIGPIPE, signal.SIGINT])
-        for fd in given:
-            os.close(fd)
-        return readers, pid
+        path, defaults = f"/proc/self/fd/{binary}", (signal.SIGPIPE, signal.SIGINT)
+        try:
+            return os.posix_spawn(path, ["action"], environment, file_actions=actions, setsigdef=defaults)
+        finally:
+            for fd in (*given, binary):
+                os.close(fd)
 
-    def _read_all(self, readers: dict[int, Any], pid: int) -> None:
-        """Until the program has ended: others that it started may hold its output open."""
+    def _read_until_the_end(self, pid: int) -> None:
+        """Until the program has ended, or has nothing left to do but that: others that it started may hold its output open."""
         ended = os.pidfd_open(pid)
         poll = select.poll()
-        for fd in (ended, *readers):
+        for fd in (ended, *self._readers):
             poll.register(fd, select.POLLIN)
-        while not any(fd == ended for fd, _ in self._ready(poll, readers)):
+        while not self._output.has_completed and not any(fd == ended for fd, _ in self._ready(poll)):
             pass
         os.close(ended)
 
-    def _ready(self, poll: "select.poll", readers: dict[int, Any]) -> list[tuple[int, int]]:
+    def _ready(self, poll: "select.poll") -> list[tuple[int, int]]:
         found = poll.poll()
         for fd, _ in found:
-            if fd in readers:
+            if (taker := self._readers.get(fd)) is not None:
                 data = os.read(fd, _READ_BYTES)
-                readers[fd].take(data)
+                taker.take(data)
                 if not data:
                     poll.unregister(fd)
         return found
 
-    def _drain(self, readers: dict[int, Any]) -> None:
+    def _drain(self) -> None:
         """What it wrote before its end."""
-        for fd, taker in readers.items():
+        for fd, taker in self._readers.items():
             os.set_blocking(fd, False)
             with contextlib.suppress(BlockingIOError):
                 while data := os.read(fd, _READ_BYTES):
@@ -176,6 +206,11 @@ class _Output:
         self._line = bytearray()
         self._pieces = bytearray()
         self.last: dict[str, Any] = {}
+
+    @property
+    def has_completed(self) -> bool:
+        """The engine in the program has said its last word, that `Run` came to its end: what it does after that is to exit."""
+        return bool(self.last) and "kind" not in self.last
 
     @property
     def dropped(self) -> int:

@@ -1,7 +1,7 @@
 """The embedded store: one SQLite file in the state directory.
 
-One thread writes, with group commit (`writer`); a few read beside it (`readers`); the loop only waits for them, but for the
-code of a call, which it reads itself. An exclusive lock on the state directory keeps a second process out.
+One thread writes, with group commit (`writer`); a few read beside it (`readers`); the loop only waits for them, but for what
+every call needs and is small, which it reads and writes itself (`database`). An exclusive lock on the state directory keeps a second process out.
 """
 
 import sqlite3
@@ -13,7 +13,7 @@ import msgspec
 import trio
 
 from appliance.storage.sqlite.codes import SqliteCodes
-from appliance.storage.sqlite.database import FILE, Database, open_here, open_reader, open_writer, state_lock
+from appliance.storage.sqlite.database import FILE, TOUCH, Database, open_here, open_reader, open_writer, state_lock
 from appliance.storage.sqlite.instances import SqliteInstances
 from appliance.storage.sqlite.libs import SqliteLibs
 from appliance.storage.sqlite.logs import SqliteLogs
@@ -41,11 +41,7 @@ class SqliteStorage(msgspec.Struct, frozen=True):
         that can't take another page.
         """
         await self.database.read(lambda connection: connection.execute("SELECT count(*) FROM instances").fetchone())
-        await self.database.execute(CHECK, {})
-
-
-# A page goes to the log though nothing changes.
-CHECK = "UPDATE instances SET seen_at = seen_at"
+        await self.database.execute(TOUCH, {})
 
 
 @asynccontextmanager

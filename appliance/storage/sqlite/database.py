@@ -1,11 +1,16 @@
-"""The database file: opened once, by one process, with one connection that writes and a few that read."""
+"""The database file: opened once, by one process, with one connection that writes, a few that read, and the loop's own.
+
+The loop's thread reads and writes what each call needs and is small, without a lock to wait for: a trip to a thread and back costs
+ten times as much. What it writes there isn't forced to the disk (docs/decisions/0022): no end of the process takes it away; a power
+cut may take what is younger than the last transaction of the writing thread.
+"""
 
 import fcntl
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -26,6 +31,8 @@ BUSY_MS = 1000
 STEP_SECONDS = 0.05
 DELETE_ROWS = 4  # a statement: 1000 small rows take 15 ms by fours, but one of 10 MiB takes 35
 VACUUM_PAGES = 256
+SMALL_BYTES = 64 * 1024  # what the loop's thread writes itself: more would hold it up
+SETTLE_SECONDS = 1.0  # while runs are recorded the writing thread forces them to the disk so often, and keeps their log short
 KEPT_FREE_PAGES = 16 * 1024  # 64 MiB that the next day's rows will take
 
 PRAGMAS = f"""
@@ -42,6 +49,12 @@ PRAGMA auto_vacuum = INCREMENTAL;
 PRAGMA journal_mode = WAL;
 PRAGMA journal_size_limit = 67108864;
 """
+HERE_PRAGMAS = """
+PRAGMA busy_timeout = 0;
+PRAGMA synchronous = NORMAL;
+PRAGMA wal_autocheckpoint = 0;
+"""
+TOUCH = "UPDATE instances SET seen_at = seen_at"  # a page goes to the log though nothing changes
 
 
 class Database:
@@ -51,6 +64,7 @@ class Database:
         self._here = here
         self._reads = reads
         self._writes = writes
+        self._settles_at = 0.0
 
     async def read(self, work: Work[T]) -> T:
         """Several statements on one state of the database, in one trip to a thread."""
@@ -72,12 +86,28 @@ class Database:
 
     async def small(self, make: Callable[[sqlite3.Row], T], sql: str, params: Params) -> T | None:
         """As `first`, for one row by its key that every call needs: in the loop's thread, where it takes 0.03 ms, and not 0.3."""
-        await trio.lowlevel.checkpoint()
+        await trio.lowlevel.checkpoint_if_cancelled()
         try:
             row = self._here.execute(sql, params).fetchone()
         except sqlite3.Error:  # a thread can wait for a lock, and says what there is to say
             return await self.first(make, sql, params)
         return None if row is None else make(row)
+
+    async def record(self, sql: str, *rows: Params) -> int:
+        """As `execute`, for each of `rows`, all or none: what a run says of itself, which is written twice or more in every call.
+        Small rows are written in the loop's thread where nobody holds the lock.
+        """
+        await trio.lowlevel.checkpoint_if_cancelled()
+        if not self._writes.is_closed and sum(map(_size, rows)) <= SMALL_BYTES:
+            self._settle_in_time()
+            with suppress(sqlite3.Error):  # the thread can wait for a lock, and says what there is to say
+                return _execute_all(self._here, sql, rows)
+        return await self._writes.do(lambda connection: connection.executemany(sql, rows).rowcount)
+
+    def _settle_in_time(self) -> None:
+        if (now := time.monotonic()) >= self._settles_at:
+            self._settles_at = now + SETTLE_SECONDS
+            self._writes.post(lambda connection: connection.execute(TOUCH))
 
     async def execute(self, sql: str, params: Params) -> int:
         """Writes by one statement; how many rows it changed. `Conflict` when a unique column has the value already."""
@@ -115,9 +145,9 @@ def open_writer(path: Path) -> sqlite3.Connection:
 
 
 def open_here(path: Path) -> sqlite3.Connection:
-    """A connection for `Database.small`, which waits for no lock."""
-    connection = open_reader(path)
-    connection.execute("PRAGMA busy_timeout = 0")
+    """The loop's own: it waits neither for a lock nor for the disk."""
+    connection = connect(path)
+    connection.executescript(HERE_PRAGMAS)
     return connection
 
 
@@ -172,6 +202,25 @@ def _give_back(connection: sqlite3.Connection) -> bool:
             return False
         connection.execute(f"PRAGMA incremental_vacuum({VACUUM_PAGES})").fetchall()
     return True
+
+
+def _execute_all(connection: sqlite3.Connection, sql: str, rows: Sequence[Params]) -> int:
+    if len(rows) == 1:  # a transaction by itself
+        return connection.execute(sql, rows[0]).rowcount
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        changed = connection.executemany(sql, rows).rowcount
+        connection.execute("COMMIT")
+    except BaseException:
+        with suppress(sqlite3.Error):  # some errors have undone it already
+            connection.execute("ROLLBACK")
+        raise
+    return changed
+
+
+def _size(row: Params) -> int:
+    """Characters, which are bytes nearly."""
+    return sum(len(value) for value in row.values() if isinstance(value, str))
 
 
 def _number(connection: sqlite3.Connection, pragma: str) -> int:

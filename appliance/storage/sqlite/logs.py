@@ -34,8 +34,7 @@ class SqliteLogs:
         self._database = database
 
     async def append(self, entries: Sequence[CodeLog]) -> None:
-        params = [log_params(entry) for entry in entries]
-        await self._database.write(lambda connection: connection.executemany(APPEND, params).rowcount)
+        await self._database.record(APPEND, *(log_params(entry) for entry in entries))
 
     async def get(self, log_id: str) -> CodeLog:
         entry = await self._database.first(log_of, GET, {"id": log_id})

@@ -47,7 +47,7 @@ class SqliteRuns:
         self._database = database
 
     async def create(self, run: CodeRun) -> None:
-        await self._database.execute(CREATE, run_params(run))
+        await self._database.record(CREATE, run_params(run))
 
     async def get(self, run_id: str) -> CodeRun:
         run = await self._database.first(run_of, GET, {"key": run_id})
@@ -73,11 +73,11 @@ class SqliteRuns:
         return await self._database.read(work)
 
     async def start(self, run_id: str, at: datetime) -> None:
-        await self._database.execute(START, {"key": run_id, "at": micros(at)})
+        await self._database.record(START, {"key": run_id, "at": micros(at)})
 
     async def finish(self, run_id: str, status: RunStatus, result: str, extra: dict[str, Any], at: datetime) -> bool:
         params = {"key": run_id, "status": status.value, "result": result, "extra": json_of(extra), "at": micros(at)}
-        return await self._database.execute(FINISH, params) > 0
+        return await self._database.record(FINISH, params) > 0
 
     async def close_abandoned(self, instance: str, not_seen_since: datetime, at: datetime) -> list[str]:
         def work(connection: sqlite3.Connection) -> list[str]:

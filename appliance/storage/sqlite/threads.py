@@ -53,6 +53,14 @@ class Inbox:
             raise piece.error
         return cast(T, piece.value)
 
+    def post(self, work: Work[Any]) -> None:
+        """To be done some time; nobody waits for it, nor hears of a failure."""
+        self.queue.put(Piece(work))
+
+    @property
+    def is_closed(self) -> bool:
+        return self._closed
+
     def close(self) -> None:
         """Everything that waits is still done; each thread then ends."""
         self._closed = True
