@@ -34,6 +34,7 @@ from appliance.runner.launch.network.namespaces import NetworkFailed
 from appliance.runner.launch.network.router import Network
 from appliance.runner.launch.owners import own_mark
 from appliance.runner.launch.parking import Garage, Kind, Parking, Unavailable
+from appliance.runner.launch.processors import Processors
 from appliance.runner.launch.sandboxes import Sandbox
 from appliance.runner.launch.scopes import YOUNG_SECONDS, ScopeFailed, Scopes, open_scopes
 from appliance.runner.launch.slots import Slots, free_range
@@ -173,6 +174,7 @@ class _Connection:
         self._nursery = nursery
         self._languages = languages
         self._claimed: dict[int, Sandbox] = {}
+        self._processors = Processors()
         self._sending = trio.Lock()
 
     async def serve(self) -> None:
@@ -213,12 +215,15 @@ class _Connection:
         self._claimed[sandbox.number] = sandbox
         sandbox.told = trio.Event()
         log.debug("sandbox claimed", sandbox=sandbox.number, run_id=claim.run_id)
+        chosen = self._processors.assign(claim.cpu_percent)
+        sandbox.use(chosen)
         with suppress(OSError):  # it has ended already: the server hears of that like of any other end
             await sandbox.keep_time(claim.deadline_ms)
         fds = sandbox.hand_on()
         await self.send(wire.Claimed(ticket=claim.ticket, sandbox=sandbox.number), tuple(fds))
         packets.close_all(fds)
         await self._reported(sandbox)
+        self._processors.release(chosen)
         del self._claimed[sandbox.number]
         await self.send(_end_of(sandbox))
         sandbox.told.set()

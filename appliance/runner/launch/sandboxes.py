@@ -10,7 +10,7 @@ from typing import NamedTuple
 import structlog
 import trio
 
-from appliance.runner.launch import cgroups, killing
+from appliance.runner.launch import cgroups, killing, processors
 from appliance.runner.launch.network.namespaces import NetworkFailed
 from appliance.runner.launch.scopes import Scope, ScopeFailed, Scopes
 from appliance.runner.launch.slots import Slot, Slots
@@ -72,6 +72,11 @@ class Sandbox:
         poll = select.poll()
         poll.register(self._pidfd, select.POLLIN)
         return not poll.poll(0) and not _is_exiting(self._pid)
+
+    def use(self, chosen: frozenset[int]) -> None:
+        """Its worker runs on these processors from now on; on any when there are none."""
+        if chosen:
+            processors.confine(self._pid, chosen)
 
     async def keep_time(self, deadline_ms: int) -> None:
         await self._status.send(records.pack(records.TIME, deadline_ms))

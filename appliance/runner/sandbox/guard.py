@@ -278,6 +278,9 @@ class _Watch:
         self._reap()
         while (left := self._ends_at - time.monotonic()) > 0:
             ready = dict(poll.poll(None if left == math.inf else left * 1000))
+            # First, since it was sent first: what the worker spent before it isn't the run's, though the run may be over by now.
+            if self._status.fileno() in ready and not self._take_record():
+                return
             if self._wakeups in ready:
                 _drain(self._wakeups)
                 self._reap()
@@ -290,8 +293,6 @@ class _Watch:
                 self._let_leave()
             elif self._leaving.listener in ready:  # nobody is left who could call
                 poll.unregister(self._leaving.listener)
-            if self._status.fileno() in ready and not self._take_record():
-                return
 
     def _let_leave(self) -> None:
         wait_status = self._leaving.status()
@@ -324,7 +325,8 @@ class _Watch:
         """`unreaped`: CPU time in seconds of a worker that hasn't been waited for yet."""
         self._worker = 0
         used = resource.getrusage(resource.RUSAGE_CHILDREN)
-        seconds = max(0.0, used.ru_utime + used.ru_stime + unreaped - self._spent_parked)
+        left = self._leaving.spent_by_others()
+        seconds = max(0.0, used.ru_utime + used.ru_stime + unreaped + left - self._spent_parked)
         cost = records.pack_cost(records.Cost(round(seconds * 1e6)))
         self._status.send(records.pack(records.EXIT, wait_status, cost))
 

@@ -29,6 +29,7 @@ _NOTICE = struct.Struct("=QIIiIQ6Q")  # id, thread, flags; struct seccomp_data: 
 _REPLY = struct.Struct("=QqiI")  # id, value, error, flags
 _CONTINUE = 1  # SECCOMP_USER_NOTIF_FLAG_CONTINUE
 _TICKS = os.sysconf("SC_CLK_TCK")
+_CHILDREN_BYTES = 4096  # some hundred pids: of a run that has more, the others' time is missing
 _STATUS = 0xFF  # what exit_group(2) takes of its argument
 
 
@@ -50,6 +51,7 @@ class Leaving:
         self._worker = worker
         self._threads = os.open(f"/proc/{worker}/task", os.O_PATH | os.O_CLOEXEC)
         self._stat = os.open(f"/proc/{worker}/stat", os.O_RDONLY | os.O_CLOEXEC)
+        self._children = [fd for pid in (os.getpid(), worker) if (fd := _open_children(pid)) is not None]
 
     def take_over(self) -> bool:
         """False where the kernel has no listeners, or the worker ended before it could hand its own over."""
@@ -87,6 +89,20 @@ class Leaving:
         fields = os.pread(self._stat, 1024, 0).rpartition(b")")[2].split()
         return cpu_seconds(self._worker) + (int(fields[13]) + int(fields[14])) / _TICKS
 
+    def spent_by_others(self) -> float:
+        """CPU time in seconds of what the worker has started and not waited for: the program of a compiled language, which is about
+        to exit, and what was left to the guard. 0 where the kernel doesn't tell children (CONFIG_PROC_CHILDREN).
+        """
+        pids: set[int] = set()
+        for fd in self._children:
+            with suppress(OSError):  # it was the worker's, and has gone
+                pids.update(map(int, os.pread(fd, _CHILDREN_BYTES, 0).rpartition(b" ")[0].split()))
+        seconds = 0.0
+        for pid in pids - {self._worker}:
+            with suppress(OSError):  # it has gone meanwhile
+                seconds += cpu_seconds(pid)
+        return seconds
+
     def _is_workers(self, thread: int) -> bool:
         """While it waits in the call its number can't be another's."""
         try:
@@ -94,6 +110,13 @@ class Leaving:
         except FileNotFoundError:
             return False
         return True
+
+
+def _open_children(pid: int) -> int | None:
+    try:
+        return os.open(f"/proc/{pid}/task/{pid}/children", os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
 
 
 def cpu_seconds(pid: int) -> float:

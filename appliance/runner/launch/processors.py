@@ -1,0 +1,39 @@
+"""Which of the host's processors a run may use: as many as its share of them fills, so that Go, node and NumPy size themselves
+by it: ceil(CPU limit / 100 %).
+
+The kernel moves a process only among the processors that it may use. So a run is given those that the fewest other runs have.
+"""
+
+import os
+from contextlib import suppress
+from pathlib import Path
+
+
+class Processors:
+    def __init__(self) -> None:
+        self._runs = dict.fromkeys(sorted(os.sched_getaffinity(0)), 0)  # by processor, in the order in which they are given
+
+    def assign(self, cpu_percent: int) -> frozenset[int]:
+        """To be given back by `release`; empty when the run may use all of them."""
+        wanted = -(-cpu_percent // 100)
+        if wanted >= len(self._runs):
+            return frozenset()
+        chosen = sorted(self._runs, key=lambda number: self._runs[number])[:wanted]
+        for number in chosen:
+            self._runs[number] = self._runs.pop(number) + 1  # to the end of the row: the next run begins with another
+        return frozenset(chosen)
+
+    def release(self, chosen: frozenset[int]) -> None:
+        for number in chosen:
+            self._runs[number] -= 1
+
+
+def confine(guard: int, chosen: frozenset[int]) -> None:
+    """All that the guard's process has below it; what these start inherits it. No protection, but a measure for those who ask:
+    nothing happens where the kernel doesn't tell children (CONFIG_PROC_CHILDREN), or they have ended.
+    """
+    with suppress(OSError):
+        for child in Path(f"/proc/{guard}/task/{guard}/children").read_text().split():
+            os.sched_setaffinity(int(child), chosen)  # its main thread first: those that it starts meanwhile are right already
+            for thread in os.listdir(f"/proc/{child}/task"):
+                os.sched_setaffinity(int(thread), chosen)
