@@ -12,10 +12,11 @@ import sys
 import threading
 from collections.abc import Callable, Mapping
 from enum import StrEnum
-from typing import Any, TextIO
+from typing import Any, BinaryIO, TextIO
 
 import msgspec
 import structlog
+import trio
 from structlog.typing import EventDict, Processor, WrappedLogger
 
 JOURNAL = "/run/systemd/journal/socket"
@@ -83,7 +84,9 @@ def _factory(style: Style) -> Callable[..., WrappedLogger]:
             journal = Journal(JOURNAL)
             return lambda *_: journal
         case Style.JSON:
-            return structlog.BytesLoggerFactory(sys.stderr.buffer)
+            lines = Lines(sys.stderr.buffer)
+            _lines.append(lines)
+            return lambda *_: lines
 
 
 def _with_context(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
@@ -100,6 +103,60 @@ def _as_json(_: WrappedLogger, __: str, event: EventDict) -> bytes:
 
 def _as_fields(_: WrappedLogger, __: str, event: EventDict) -> tuple[tuple[()], dict[str, Any]]:
     return (), {"fields": event}
+
+
+# Lines of JSON
+
+
+class Lines:
+    """Lines to a stream, each at once, but for what is only information while a loop that has `Idle` runs: to wake who reads
+    costs more than to write, and a call has two of those.
+    """
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+        self._lock = threading.Lock()
+        self.may_wait = False
+
+    def msg(self, line: bytes) -> None:
+        with self._lock:
+            self._stream.write(line + b"\n")
+            self._stream.flush()
+
+    def info(self, line: bytes) -> None:
+        if not self.may_wait:
+            self.msg(line)
+            return
+        with self._lock:
+            self._stream.write(line + b"\n")  # which passes on by itself what it has no room for
+
+    def flush(self) -> None:
+        with self._lock:
+            self._stream.flush()
+
+    debug = info
+    warning = error = critical = msg
+
+
+_lines: list[Lines] = []
+
+
+class Idle(trio.abc.Instrument):
+    """For `trio.run`: passes on what has waited as soon as the loop has nothing to do."""
+
+    def before_run(self) -> None:
+        for lines in _lines:
+            lines.may_wait = True
+
+    def before_io_wait(self, timeout: float) -> None:
+        if timeout > 0:
+            for lines in _lines:
+                lines.flush()
+
+    def after_run(self) -> None:
+        for lines in _lines:
+            lines.may_wait = False
+            lines.flush()
 
 
 # The journal

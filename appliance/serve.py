@@ -18,7 +18,7 @@ import structlog
 import trio
 from hypercorn.trio import serve as serve_http
 
-from appliance import admintoken, cleaning, options, sdnotify, startup
+from appliance import admintoken, cleaning, logsetup, options, sdnotify, startup
 from appliance.api.app import make_app
 from appliance.assembly import Opened, assemble
 from appliance.coordination import open_coordination
@@ -37,7 +37,7 @@ log = structlog.get_logger()
 def main(loaded: Loaded, launcher: Path | None) -> int:
     """`launcher`: the socket of the installed one; without it `serve` starts its own."""
     begun = startup.begin(loaded, loaded.settings.log_level, listen=True, launcher_path=launcher)
-    trio.run(_serve, loaded, begun)
+    trio.run(_serve, loaded, begun, instruments=[logsetup.Idle()])
     log.info("stopped")
     return 0
 
