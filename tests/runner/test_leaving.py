@@ -4,17 +4,21 @@ import os
 import select
 import signal
 import socket
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
-from appliance.runner.sandbox import seccomp, seccomp_rules, syscalls
+from appliance.runner.sandbox import records, seccomp, seccomp_rules, syscalls
+from appliance.runner.sandbox.guard import _Watch
 from appliance.runner.sandbox.leaving import Leaving, hand_over
 from engines.spec import LEAVING, leave
 from tests.appliance import HANG_GUARD, Appliance, eventually
 
 RULES = seccomp_rules.for_worker(own_uid=True, leaves=True)
+EXIT_GROUP = ("231", "94")  # its number on x86-64 and on aarch64
 
 
 @contextmanager
@@ -101,6 +105,72 @@ def test_a_signal_does_not_disturb_it() -> None:
         os.kill(pid, signal.SIGALRM)
         assert leaving.status() == 0
         assert not has_ended(pid)
+
+
+def test_what_it_has_not_waited_for_is_counted() -> None:
+    def leaves_a_child() -> None:
+        (burnt, done), (alive, held) = os.pipe(), os.pipe()
+        if os.fork() == 0:
+            os.close(held)
+            while time.process_time() < 0.2:
+                pass
+            os.write(done, b"!")
+            os.read(alive, 1)  # until its parent has ended
+            os._exit(0)
+        os.read(burnt, 1)
+        leave(0)
+
+    with worker(leaves_a_child) as (_, leaving):
+        assert readable(leaving.listener)
+        assert leaving.spent() < 0.1
+        assert leaving.spent_by_others() >= 0.2
+
+
+def test_what_it_spent_before_the_claim_is_not_the_runs() -> None:
+    """Also when the run is over before the guard has looked at the claim."""
+    ours, status = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    (job, begin), (told, tell) = os.pipe(), os.pipe()
+    guard = os.fork()
+    if guard == 0:
+        try:
+            ours.close()
+            _guard_one(status, job, tell)
+        finally:
+            os._exit(70)
+    status.close()
+    pid = int(os.read(told, 20))
+    eventually(lambda: any("seccomp" in os.readlink(fd) for fd in Path(f"/proc/{guard}/fd").iterdir()))
+    os.kill(guard, signal.SIGSTOP)
+    os.waitpid(guard, os.WUNTRACED)
+    with ours:
+        ours.send(records.pack(records.TIME, 60_000))
+        os.write(begin, b"!")
+        eventually(lambda: Path(f"/proc/{pid}/syscall").read_text().split()[0] in EXIT_GROUP)
+        os.kill(guard, signal.SIGCONT)
+        record = records.unpack(ours.recv(records.SIZE))
+    os.kill(guard, signal.SIGKILL)
+    os.waitpid(guard, 0)
+    assert record is not None
+    assert (record.kind, record.number) == (records.EXIT, 0)
+    assert records.unpack_cost(record.payload).cpu_us < 100_000
+
+
+def _guard_one(status: socket.socket, job: int, tell: int) -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    pid = os.fork()
+    if pid == 0:
+        syscalls.set_death_signal(signal.SIGKILL)
+        while time.process_time() < 0.2:
+            pass
+        syscalls.forbid_new_privileges()
+        hand_over(theirs, seccomp.Filter(RULES).put_on())
+        os.read(job, 1)
+        leave(0)
+    theirs.close()
+    leaving = Leaving(ours, pid)
+    readable(ours.fileno())
+    os.write(tell, b"%d" % pid)
+    _Watch(status, pid, leaving).until_the_end()
 
 
 FORGERIES = {

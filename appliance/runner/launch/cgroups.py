@@ -9,6 +9,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from appliance.runner.launch import kernelfiles
+
 UNIFIED = ""
 _SYSTEMD = "name=systemd"
 CONTROLLERS = ("memory", "pids", "cpu")
@@ -73,7 +75,7 @@ def hierarchies(mountinfo: str | None = None) -> Hierarchies:
 
 def paths_of(pid: int) -> dict[str, str]:
     """Controller → cgroup of a process; FileNotFoundError or ProcessLookupError when there is none."""
-    return parse_paths(Path(f"/proc/{pid}/cgroup").read_text())
+    return parse_paths(kernelfiles.read(f"/proc/{pid}/cgroup"))
 
 
 def parse_paths(text: str) -> dict[str, str]:
@@ -127,7 +129,7 @@ def pids_of(folder: Path) -> tuple[int, ...]:
 def read(path: Path) -> str | None:
     """A file's one line; None when it isn't there, or its cgroup has gone."""
     try:
-        return path.read_text().strip()
+        return kernelfiles.read(path).strip()
     except OSError:  # ENOENT, or ENODEV of a cgroup that goes while we read
         return None
 

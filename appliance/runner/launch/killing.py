@@ -8,7 +8,7 @@ from pathlib import Path
 import structlog
 import trio
 
-from appliance.runner.launch import cgroups
+from appliance.runner.launch import cgroups, kernelfiles
 
 log = structlog.get_logger()
 
@@ -62,7 +62,7 @@ async def empty(folder: Path) -> None:
 
 def _wrote(path: Path, text: str) -> bool:
     try:
-        path.write_text(text)
+        kernelfiles.write(path, text)
     except OSError:  # an older kernel has no such file, or the cgroup has gone
         return False
     return True

@@ -174,7 +174,7 @@ class _Connection:
         self._nursery = nursery
         self._languages = languages
         self._claimed: dict[int, Sandbox] = {}
-        self._processors = Processors()
+        self._processors = Processors(os.sched_getaffinity(0))
         self._sending = trio.Lock()
 
     async def serve(self) -> None:

@@ -5,13 +5,15 @@ The kernel moves a process only among the processors that it may use. So a run i
 """
 
 import os
+from collections.abc import Iterable
 from contextlib import suppress
-from pathlib import Path
+
+from appliance.runner.launch import kernelfiles
 
 
 class Processors:
-    def __init__(self) -> None:
-        self._runs = dict.fromkeys(sorted(os.sched_getaffinity(0)), 0)  # by processor, in the order in which they are given
+    def __init__(self, usable: Iterable[int]) -> None:
+        self._runs = dict.fromkeys(sorted(usable), 0)  # by processor, in the order in which they are given
 
     def assign(self, cpu_percent: int) -> frozenset[int]:
         """To be given back by `release`; empty when the run may use all of them."""
@@ -33,7 +35,8 @@ def confine(guard: int, chosen: frozenset[int]) -> None:
     nothing happens where the kernel doesn't tell children (CONFIG_PROC_CHILDREN), or they have ended.
     """
     with suppress(OSError):
-        for child in Path(f"/proc/{guard}/task/{guard}/children").read_text().split():
+        for child in kernelfiles.read(f"/proc/{guard}/task/{guard}/children").split():
             os.sched_setaffinity(int(child), chosen)  # its main thread first: those that it starts meanwhile are right already
             for thread in os.listdir(f"/proc/{child}/task"):
-                os.sched_setaffinity(int(thread), chosen)
+                if thread != child:
+                    os.sched_setaffinity(int(thread), chosen)

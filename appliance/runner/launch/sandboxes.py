@@ -4,13 +4,12 @@ import itertools
 import os
 import select
 import socket
-from pathlib import Path
 from typing import NamedTuple
 
 import structlog
 import trio
 
-from appliance.runner.launch import cgroups, killing, processors
+from appliance.runner.launch import cgroups, kernelfiles, killing, processors
 from appliance.runner.launch.network.namespaces import NetworkFailed
 from appliance.runner.launch.scopes import Scope, ScopeFailed, Scopes
 from appliance.runner.launch.slots import Slot, Slots
@@ -138,7 +137,7 @@ class Sandbox:
 def _is_exiting(pid: int) -> bool:
     """A killed guard frees its memory and waits for the end of its namespace before its pidfd tells: milliseconds."""
     try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        fields = kernelfiles.read(f"/proc/{pid}/stat").rpartition(")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
         return True
     except OSError:  # too many open files: the pidfd has said that it lives

@@ -22,7 +22,7 @@ from subprocess import DEVNULL, PIPE
 import structlog
 import trio
 
-from appliance.runner.launch import bus, cgroups, owners
+from appliance.runner.launch import bus, cgroups, kernelfiles, owners
 from appliance.runner.launch.bus import BusError
 from appliance.runner.launch.limits import (
     GUARD_TASKS,
@@ -94,14 +94,14 @@ class Scope:
         if self._limits.cpu_weight is None:
             _, file, value = default_weight(self._scopes.hierarchies, times)
             with suppress(OSError):  # it has ended
-                (self._folders.cpu / file).write_text(value)
+                kernelfiles.write(self._folders.cpu / file, value)
 
     def _limit_v1(self, limits: Limits) -> None:
         """What systemd doesn't set on cgroup v1. That it worked is for `check` to say."""
         for _, file, value in expected_files(limits, self._scopes.hierarchies):
             if file in (SWAP_V1, RESERVATION_V1):
                 with suppress(OSError):
-                    (self._folders.memory / file).write_text(value)
+                    kernelfiles.write(self._folders.memory / file, value)
 
     def check(self) -> None:
         """Raises `ScopeFailed` unless the kernel has every limit as it was asked for."""

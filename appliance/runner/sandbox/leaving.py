@@ -90,8 +90,8 @@ class Leaving:
         return cpu_seconds(self._worker) + (int(fields[13]) + int(fields[14])) / _TICKS
 
     def spent_by_others(self) -> float:
-        """CPU time in seconds of what the worker has started and not waited for: the program of a compiled language, which is about
-        to exit, and what was left to the guard. 0 where the kernel doesn't tell children (CONFIG_PROC_CHILDREN).
+        """CPU time in seconds of what the worker has started and not waited for: the program of a compiled language, which is
+        about to exit, and what was left to the guard. 0 where the kernel doesn't tell children (CONFIG_PROC_CHILDREN).
         """
         pids: set[int] = set()
         for fd in self._children:

@@ -1,7 +1,8 @@
 """The embedded store: one SQLite file in the state directory.
 
 One thread writes, with group commit (`writer`); a few read beside it (`readers`); the loop only waits for them, but for what
-every call needs and is small, which it reads and writes itself (`database`). An exclusive lock on the state directory keeps a second process out.
+every call needs and is small, which it reads and writes itself (`database`). An exclusive lock on the state directory keeps a
+second process out.
 """
 
 import sqlite3

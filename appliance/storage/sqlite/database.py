@@ -1,8 +1,8 @@
 """The database file: opened once, by one process, with one connection that writes, a few that read, and the loop's own.
 
-The loop's thread reads and writes what each call needs and is small, without a lock to wait for: a trip to a thread and back costs
-ten times as much. What it writes there isn't forced to the disk (docs/decisions/0022): no end of the process takes it away; a power
-cut may take what is younger than the last transaction of the writing thread.
+The loop's thread reads and writes what each call needs and is small, without a lock to wait for: a trip to a thread and back
+costs ten times as much. What it writes there isn't forced to the disk (docs/decisions/0022): no end of the process takes it
+away; a power cut may take what is younger than the last transaction of the writing thread.
 """
 
 import fcntl
