@@ -3,16 +3,19 @@
 import json
 import os
 import pty
+import select
 import socket
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from subprocess import PIPE
 from typing import Any
 
 import pytest
 
 from appliance.logsetup import Style, style_of
+from tests.appliance import ROOT
 
 HANG_GUARD = 60  # seconds; the process takes less than one
 PROGRAM = Path(__file__).parent / "log_a_few_lines.py"
@@ -129,3 +132,41 @@ def test_the_journals_stream_is_known_by_device_and_inode(tmp_path: Path) -> Non
         assert style_of(stream, f"{about.st_dev}:{about.st_ino}") is Style.JOURNAL
         assert style_of(stream, f"{about.st_dev}:{about.st_ino + 1}") is Style.JSON
         assert style_of(stream, "") is Style.JSON
+
+
+LOOP = """
+import sys, structlog, trio
+from appliance import logsetup
+logsetup.configure("info", logsetup.Style.JSON)
+log = structlog.get_logger()
+def said(what):
+    print(what, flush=True)
+    sys.stdin.readline()
+async def main():
+    log.info("first")
+    said("busy")
+    log.warning("second")
+    said("warned")
+    log.info("third")
+    await trio.sleep_forever()
+trio.run(main, instruments=[logsetup.Idle()])
+"""
+
+
+def test_what_is_only_information_waits_while_the_loop_is_busy() -> None:
+    command = [sys.executable, "-P", "-c", LOOP]
+    environment = {"PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(command, env=environment, bufsize=0, stdin=PIPE, stdout=PIPE, stderr=PIPE) as child:
+        assert child.stdin is not None
+        assert child.stdout is not None
+        assert child.stderr is not None
+        try:
+            assert child.stdout.readline() == b"busy\n"
+            assert not select.select([child.stderr], [], [], 0)[0]
+            child.stdin.write(b"\n")
+            assert child.stdout.readline() == b"warned\n"
+            assert [json.loads(child.stderr.readline())["event"] for _ in range(2)] == ["first", "second"]
+            child.stdin.write(b"\n")
+            assert json.loads(child.stderr.readline())["event"] == "third"
+        finally:
+            child.kill()

@@ -20,6 +20,7 @@ from appliance.entities import CodeRun, RunStatus
 from appliance.errors import Conflict, NotFound, StoreFailed
 from appliance.storage import CannotOpen, open_storage
 from appliance.storage.interface import RunQuery, Storage
+from appliance.storage.sqlite import database, writer
 from tests.storage.builders import a_code, a_log, a_run, minutes
 
 MIB = 1024 * 1024
@@ -286,6 +287,44 @@ async def test_a_locked_database_is_a_failed_store_until_it_is_given_back(tmp_pa
                 await storage.runs.get(run.id)
         await storage.runs.create(run)
         await storage.check()
+
+
+async def test_a_record_that_meets_a_lock_waits_for_it(tmp_path: Path) -> None:
+    run = a_run()
+    async with open_storage("sqlite", tmp_path) as storage, trio.open_nursery() as nursery:
+        with locked(tmp_path):
+            nursery.start_soon(storage.runs.create, run)
+            await trio.testing.wait_all_tasks_blocked()
+            with pytest.raises(NotFound):
+                await storage.runs.get(run.id)
+        with trio.fail_after(10):
+            while nursery.child_tasks:
+                await trio.lowlevel.checkpoint()
+        assert await storage.runs.get(run.id) == run
+
+
+async def test_records_large_and_small_keep_their_order(tmp_path: Path) -> None:
+    small, large = a_run(), a_run(body="b" * MIB)
+    async with open_storage("sqlite", tmp_path) as storage:
+        for run, result in ((small, "r" * MIB), (large, "r")):
+            await storage.runs.create(run)
+            await storage.logs.append([a_log(run_id=run.id, content=text) for text in ("one", "t" * 8000, "three")])
+            assert await storage.runs.finish(run.id, RunStatus.COMPLETED, result, {}, run.created_at)
+            assert not await storage.runs.finish(run.id, RunStatus.FAILED, "", {}, run.created_at)
+            assert (await storage.runs.get(run.id)).result == result
+            assert (await storage.logs.page(run.id, None, 1, 20)).total == 3
+
+
+async def test_the_log_ahead_of_the_file_stays_short_while_runs_are_recorded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database, "SETTLE_SECONDS", 0.02)
+    monkeypatch.setattr(writer, "SHORTEN_SECONDS", 0.02)
+    async with open_storage("sqlite", tmp_path) as storage:
+        for _ in range(1500):  # 54 MB of pages, at a pace that calls may have
+            await storage.runs.create(a_run(body="b" * 3000))
+            await trio.sleep(0.001)
+        assert size_of(tmp_path / "codeactions.db-wal") < 20 * MIB
 
 
 async def test_a_full_disk_fails_the_write_changes_nothing_and_is_over_once_there_is_space(small_disk: Path) -> None:

@@ -19,20 +19,19 @@ import trio
 from appliance.storage import CannotOpen
 from appliance.storage.sqlite import migrations
 from appliance.storage.sqlite.threads import Inbox, Work
+from appliance.storage.sqlite.writer import BUSY_MS
 
 T = TypeVar("T")
 Params = Mapping[str, object]
 
 FILE = "codeactions.db"
 LOCK_FILE = "lock"
-# Only a person's sqlite3 shell or a copy in progress can hold our lock, since other processes of ours are kept out.
-BUSY_MS = 1000
 # A deletion holds up all other writes, so it ends its transaction after this time, and returns with what it has done.
 STEP_SECONDS = 0.05
 DELETE_ROWS = 4  # a statement: 1000 small rows take 15 ms by fours, but one of 10 MiB takes 35
 VACUUM_PAGES = 256
 SMALL_BYTES = 64 * 1024  # what the loop's thread writes itself: more would hold it up
-SETTLE_SECONDS = 1.0  # while runs are recorded the writing thread forces them to the disk so often, and keeps their log short
+SETTLE_SECONDS = 0.25  # while runs are recorded the writing thread forces them to the disk so often, and keeps their log short
 KEPT_FREE_PAGES = 16 * 1024  # 64 MiB that the next day's rows will take
 
 PRAGMAS = f"""

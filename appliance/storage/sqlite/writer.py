@@ -15,11 +15,15 @@ from typing import Any
 from appliance.storage.sqlite.failures import is_of_store, translated
 from appliance.storage.sqlite.threads import Inbox, Piece
 
+# Only a person's sqlite3 shell or a copy in progress can hold our lock, since other processes of ours are kept out.
+BUSY_MS = 1000
 GROUP_PIECES = 256  # a group is undone and tried again one by one when the store fails: bound that work
+SHORTEN_SECONDS = 0.25
 GROUP_SECONDS = 0.02  # large rows fill a group's time sooner than its number: those behind them wait no longer than this more
 
 
 def write_pieces(connection: sqlite3.Connection, inbox: Inbox) -> None:
+    shorten_at = 0.0
     while (first := inbox.queue.get()) is not None:
         group = [first]
         try:
@@ -28,6 +32,9 @@ def write_pieces(connection: sqlite3.Connection, inbox: Inbox) -> None:
             _undo(connection)
             _each_alone(connection, group, error)
         inbox.wake(group)
+        if time.monotonic() >= shorten_at:
+            _shorten(connection)
+            shorten_at = time.monotonic() + SHORTEN_SECONDS
 
 
 def _commit_with_followers(connection: sqlite3.Connection, inbox: Inbox, group: list[Piece[Any]]) -> None:
@@ -77,6 +84,17 @@ def _each_alone(connection: sqlite3.Connection, group: list[Piece[Any]], error: 
         except BaseException as own:  # noqa: BLE001
             _undo(connection)
             piece.error = translated(own)
+
+
+def _shorten(connection: sqlite3.Connection) -> None:
+    """The log ahead of the file begins anew. SQLite's own checkpoints don't achieve that while the loop's thread goes on writing:
+    this one keeps it from that. Where somebody reads or writes just now, the next one is as good."""
+    with contextlib.suppress(sqlite3.Error):
+        connection.execute("PRAGMA busy_timeout = 0")
+        try:
+            connection.execute("PRAGMA wal_checkpoint(RESTART)").fetchall()
+        finally:
+            connection.execute(f"PRAGMA busy_timeout = {BUSY_MS}")
 
 
 def _undo(connection: sqlite3.Connection) -> None:
