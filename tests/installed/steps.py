@@ -209,7 +209,7 @@ def killed_launcher(installed: Installed) -> str:
     answer = waiting.answer(HANG_GUARD)
     outcome = installed.run_of(answer)["extra"]["outcome"]
     assert (answer.status, outcome) == (503, "interrupted"), (answer, outcome)
-    eventually(lambda: not ours & installed.scopes())
+    _until_gone(installed, ours)
     eventually(lambda: installed.run("print('works')").body == b"works\n")  # a launcher that needs 10 s on a slow host is a 503
     assert installed.main_pid("codeactions.service") == server
     return "503, interrupted; no scope is left; the same server answers the next call"
@@ -222,9 +222,18 @@ def killed_server(installed: Installed) -> str:
     installed.host.run("kill", "-KILL", installed.main_pid("codeactions.service"))
     with _connection_lost():
         waiting.answer(HANG_GUARD)
-    eventually(lambda: not ours & installed.scopes())
+    _until_gone(installed, ours)
     eventually(lambda: installed.run("print('works')").body == b"works\n")  # a launcher that needs 10 s on a slow host is a 503
     return "no scope is left; the next connection is answered"
+
+
+def _until_gone(installed: Installed, scopes: set[str]) -> None:
+    """Says what keeps one that stays."""
+    try:
+        eventually(lambda: not scopes & installed.scopes())
+    except AssertionError as error:
+        left = sorted(scopes & installed.scopes())
+        raise AssertionError(installed.host.run("systemctl", "show", *left)) from error
 
 
 @contextmanager
