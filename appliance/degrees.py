@@ -25,8 +25,8 @@ DEGREES = {
     ),
     NETWORK_FILTER: Degree(
         "a run with network internet reaches all that this host reaches, its loopback too",
-        "start it as root with the packages nftables and iproute2 installed; until then set NETWORK=none, or run only actions of "
-        "people whom you trust that far",
+        "start it as root with the packages nftables and iproute2 installed, and until then set NETWORK=none, or run only "
+        "actions of people whom you trust that far",
     ),
     "own_uid": Degree(
         "sandboxes have user namespaces, but no uids of their own on the host",

@@ -113,6 +113,25 @@ def test_an_idle_connection_does_not_hold_up_the_end(appliance: Appliance) -> No
     connection.close()
 
 
+def test_a_request_that_was_on_its_way_is_answered(appliance: Appliance) -> None:
+    """From clients that had connected, or had asked before, when the server was told to stop."""
+    code_id = appliance.create("print('works')")
+    used, fresh = appliance.connect(), appliance.connect()
+    fresh.connect()
+    used.request("GET", "/healthz")
+    assert used.getresponse().read()  # it was accepted after the fresh one
+    appliance.process.send_signal(signal.SIGTERM)
+    eventually(lambda: refuses_connections(appliance), 1)
+    for connection in (used, fresh):
+        connection.request("GET", f"/action/endpoint/{code_id}")
+    for connection in (used, fresh):
+        answer = connection.getresponse()
+        assert (answer.status, answer.read()) == (200, b"works\n")
+        assert connection.sock.recv(1) == b""
+        connection.close()
+    assert appliance.process.wait(HANG_GUARD) == 0
+
+
 def test_runs_that_are_longer_than_the_drain_are_interrupted(tmp_path: Path) -> None:
     with running(tmp_path, drain_timeout=1) as appliance:
         flights = under_way(appliance, WAITS, 3)

@@ -2,7 +2,8 @@
 
 Both were met while trying: an HTTP/2 request whose path isn't ASCII ended the program, since an exception of Hypercorn's own
 protocol code reaches the nursery that all connections share; and an answer that was given before the request's body had arrived
-left the connection open and deaf, since the end of the stream cancels the task that is about to close it.
+left the connection open and deaf, since the end of the stream cancels the task that is about to close it. A third was met during
+restarts: a connection whose request was on its way when the server was told to stop was closed without an answer.
 """
 
 from typing import Any
@@ -16,6 +17,9 @@ from appliance.api.middleware import App, Message, Send
 
 # How long a client may go on sending what nobody wants before it is cut off, and may miss the answer to it.
 LINGER_S = 5.0
+# How long, once it is told to stop, the server waits for the request of a connection that was open then: a client that has just
+# connected is about to send one, and would be told nothing but that its connection ended.
+LAST_REQUEST_S = 0.5
 
 log = structlog.get_logger()
 
@@ -28,6 +32,14 @@ class ContainedServer(TCPServer):
             await super().run()
         except* Exception as failures:  # noqa: BLE001 -- whatever it is, it is this connection's
             log.warning("connection failed", reason=repr(failures.exceptions[0]))
+
+    async def _idle_timeout(self) -> None:
+        """Is cancelled by a request."""
+        with trio.move_on_after(self.config.keep_alive_timeout):
+            await self.context.terminated.wait()
+            await trio.sleep(LAST_REQUEST_S)
+        with trio.CancelScope(shield=True):
+            await self._initiate_server_close()
 
 
 def contain_failures() -> None:

@@ -2,12 +2,16 @@
 // One process, one job: `node main.js JOB ANSWERS [READY]`, the descriptors of pipes. Loads and rehearses, says so on the third pipe to
 // who waits for that, waits for its job, runs it.
 
+// The heap has its limits by now. Node throws away what it brings of its own modules, compiled, while V8 has other flags than when
+// that was made: without these lines each module that is loaded later costs the action some milliseconds.
+for (const flag of ['--max-old-space-size=0', '--max-semi-space-size=0']) setFlag(flag);
+
 const fs = require('node:fs');
 const Module = require('node:module');
 const os = require('node:os');
-const v8 = require('node:v8');
+require('node:stream');
 
-v8.setFlagsFromString('--no-lazy'); // the engine's functions are compiled now, not when a call waits for them
+setFlag('--no-lazy'); // the engine's functions are compiled now, not when a call waits for them
 const { Channel, CutError, readFrame } = require('./channel');
 const { jobOf } = require('./job');
 const { rehearse } = require('./rehearsal');
@@ -15,13 +19,23 @@ const { Run } = require('./run');
 const { PATH } = require('./source');
 const { Streams } = require('./streams');
 
-v8.setFlagsFromString('--lazy');
+setFlag('--lazy');
 
 const [jobFd, answersFd, readyFd] = process.argv.slice(2).map(Number);
 
+/** Where it can be, without the module `node:v8`, which is itself one that would be compiled first. */
+function setFlag(flag) {
+  let binding;
+  try {
+    binding = process.binding('v8');
+  } catch {
+    binding = require('node:v8');
+  }
+  binding.setFlagsFromString(flag);
+}
+
 /** The process as an action is to find it. */
 function tidy() {
-  v8.setFlagsFromString('--max-old-space-size=0'); // ours is in force; a thread's own `resourceLimits` would give way to the flag
   process.argv.splice(1, Infinity, PATH);
   process.execArgv.length = 0;
   for (const name of Object.keys(require.cache)) delete require.cache[name];

@@ -1,7 +1,6 @@
 'use strict';
 // The action's source: compiled as CommonJS or as an ES module, whichever it is, and shown in traces without a file.
 
-const { execFileSync } = require('node:child_process');
 const Module = require('node:module');
 const { pathToFileURL } = require('node:url');
 const vm = require('node:vm');
@@ -115,6 +114,7 @@ function parseModule(text, source, options) {
 
 /** This parser doesn't say where; the program `node --check` does. */
 function withPlace(error, source) {
+  const { execFileSync } = require('node:child_process'); // slow to load, and hardly ever used
   try {
     const options = { input: source, stdio: ['pipe', 'ignore', 'pipe'], timeout: CHECK_MS };
     execFileSync(process.execPath, ['--check', '--input-type=module', '-'], options);

@@ -129,6 +129,7 @@ def in_go() -> list[Row]:
         for name, at_once in (("first call at once after a save", True), ("first call after the background build", False)):
             times = golang.first_calls(appliance, at_once=at_once)
             rows.append(Row(f"Go: {name}", times, 1000 / statistics.mean(times)))
+        time.sleep(1)  # until the last call's processes have ended
         pids = golang.parked(appliance)
         print(f"a parked sandbox of Go, PSS: {sum(map(pss_kib, pids)) / len(pids) * 2 / 1024:.1f} MiB")
     return rows
