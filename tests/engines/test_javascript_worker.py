@@ -58,7 +58,7 @@ def test_a_full_heap_is_said_to_be_out_of_memory_in_each_class(javascript: Worke
 
 
 def test_two_runs_draw_different_random_numbers(javascript: Worker) -> None:
-    source = "function Run(engine) {\n  engine.result.set([Math.random(), crypto.randomUUID()]);\n}\n"
+    source = "function Run(engine) {\n  engine.result.set([Math.random(), require('node:crypto').randomUUID()]);\n}\n"
     assert javascript.run(source).result[1] != javascript.run(source).result[1]
 
 
