@@ -140,6 +140,8 @@ def limits(installed: Installed) -> str:
     assert found["memory"] == str(64 * MIB), found
     assert found["cpu"].split()[0] == "50000", found
     assert int(found["tasks"]) >= 20, found
+    gives_way = cgroup_file(installed.host, "", "cpu", ("cpu.idle",))  # all runs, to the server and the launcher
+    assert gives_way == ("1" if int(installed.host.run("nproc")) > 1 else "0")
     stop(installed, waiting)
     return ", ".join(f"{name} {value}" for name, value in found.items())
 

@@ -23,7 +23,8 @@ from tests.appliance import HANG_GUARD, ROOT, SERVE, Appliance, cmdline, environ
 from tests.golang import go_program, has_go, toolchain_cache
 
 TOOL = Path(__file__).parent / "systemd-box"
-SLICE = "codeactions.slice/codeactions-runs.slice"
+PARENT_SLICE = "codeactions.slice"
+SLICE = f"{PARENT_SLICE}/codeactions-runs.slice"
 _SYSTEMD = "/usr/lib/systemd/systemd"
 _NAMESPACES = ["--cgroup", "--mount", "--pid", "--uts", "--ipc", "--net", "--fork"]
 
@@ -97,7 +98,7 @@ class BoxedAppliance(Appliance):
     @property
     def processes(self) -> list[int]:
         """The service's own: server, launcher, zygote."""
-        text = (self.box.cgroup("systemd", f"system.slice/{self.unit}") / "cgroup.procs").read_text()
+        text = (self.box.cgroup("systemd", f"{PARENT_SLICE}/{self.unit}") / "cgroup.procs").read_text()
         return [int(pid) for pid in text.split()]
 
     @property
@@ -175,11 +176,12 @@ def service_with_every_language(box: Box, name: str, **settings: str | int) -> I
 
 @contextmanager
 def service(box: Box, name: str, **settings: str | int) -> Iterator[BoxedAppliance]:
-    """An appliance as a service of the box; stopped at the end, if it still runs."""
+    """An appliance as a service of the box, in the slice where an installed one is; stopped at the end, if it still runs."""
     unit, state_dir = f"{name}.service", Path(f"/var/lib/{name}")
     environment = environment_of(usable_settings(state_dir, settings))
     # Mixed: a stop is for the server to hear, which lets its runs end; the launcher ends with it.
     options = ["--quiet", "--pipe", "--wait", "--collect", f"--unit={unit}", "--property=KillMode=mixed"]
+    options += [f"--slice={PARENT_SLICE}", "--property=CPUWeight=300"]
     options += [f"--setenv={name}={value}" for name, value in environment.items()]
     command = box.command("systemd-run", *options, *SERVE)
     make = partial(BoxedAppliance, box=box, unit=unit)
@@ -190,4 +192,4 @@ def service(box: Box, name: str, **settings: str | int) -> Iterator[BoxedApplian
         finally:
             subprocess.run(box.command("systemctl", "stop", unit), capture_output=True, check=False)  # it may have ended
             appliance.process.wait(HANG_GUARD)
-            eventually(lambda: not box.cgroup("systemd", f"system.slice/{unit}").exists())
+            eventually(lambda: not box.cgroup("systemd", f"{PARENT_SLICE}/{unit}").exists())

@@ -11,6 +11,9 @@ A parked sandbox has the default limits; the claim sets those that differ, and t
 limit of swap nor a reservation: those two files are ours.
 
 A scope goes by itself, with its cgroups, when its last process has ended. So the counters are read before the kill.
+
+Where the launcher shares the slice above that of the runs with the server, all runs together give way to these two at once: the
+slice of the runs is idle (cpu.idle of the kernel's cgroup-v2.rst). Between slices of the host that changes nothing.
 """
 
 import os
@@ -43,6 +46,7 @@ log = structlog.get_logger()
 
 PARENT_SLICE = "codeactions.slice"
 PREFIX = "codeactions-run-"
+_IDLE = "cpu.idle"
 YOUNG_SECONDS = 0.01
 _YOUNG_WEIGHT = 10  # times that of others
 _RECONNECT_SECONDS = 1.0
@@ -143,6 +147,7 @@ class Scopes:
         self.bus = connection
         self.hierarchies = hierarchies
         self.limits_swap = True
+        self.gives_way = False
         self._limits = limits
         self.folder = Path()  # where the cgroups of all scopes are, once `learn` knows
         self._binds_to = binds_to
@@ -169,7 +174,14 @@ class Scopes:
         scope = Scope(self, name, self.folders_of(name, pid), self._limits)
         scope._limit_v1(self._limits)
         scope.check()
+        self._give_way(scope)
         return scope
+
+    def _give_way(self, scope: Scope) -> None:
+        """Each time, since the slice goes with its last scope, and systemd may set it back."""
+        if self.gives_way:
+            with suppress(OSError):  # it came with Linux 5.15
+                kernelfiles.write(scope._folders.cpu.parent / _IDLE, "1")
 
     def folders_of(self, name: str, pid: int) -> cgroups.Folders:
         """Raises `ScopeFailed` unless the process is in the scope, in each hierarchy."""
@@ -235,6 +247,8 @@ async def open_scopes(nursery: trio.Nursery, limits: Limits, runs: int) -> Scope
         if not hierarchies.mounts:
             raise ScopeFailed("no cgroups are mounted")
         scopes = Scopes(connection, hierarchies, limits, await _own_service(connection), owners.own_mark())
+        # With one processor nobody should: a server under a flood of requests would leave the runs next to nothing.
+        scopes.gives_way = _shares_the_slice() and len(os.sched_getaffinity(0)) > 1
     except BusError as error:
         raise ScopeFailed(str(error)) from error
     await scopes.learn(runs)
@@ -245,6 +259,12 @@ async def open_scopes(nursery: trio.Nursery, limits: Limits, runs: int) -> Scope
 def _is_booted() -> bool:
     """sd_booted(3)"""
     return Path("/run/systemd/system").is_dir()
+
+
+def _shares_the_slice() -> bool:
+    """With the server: ours, or our parent. Only an installation has it so."""
+    paths = cgroups.paths_of(os.getpid())
+    return f"/{PARENT_SLICE}/" in paths.get("name=systemd", paths.get("", ""))
 
 
 async def _own_service(connection: bus.Bus) -> str | None:
