@@ -20,6 +20,7 @@ def appliance(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Appliance]:
     with with_every_language(tmp_path_factory.mktemp("cases") / "state", worker_pool_size=2) as appliance:
         build_ahead(appliance)
         yield appliance
+        assert appliance.process.poll() is None, f"it ended by itself: {appliance.lines[-10:]}"
 
 
 def build_ahead(appliance: Appliance) -> None:
