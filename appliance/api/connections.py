@@ -34,7 +34,7 @@ class ContainedServer(TCPServer):
             log.warning("connection failed", reason=repr(failures.exceptions[0]))
 
     async def _idle_timeout(self) -> None:
-        """Is cancelled by a request."""
+        """Is cancelled by a request: Hypercorn's own, but for the pause after it was told to stop."""
         with trio.move_on_after(self.config.keep_alive_timeout):
             await self.context.terminated.wait()
             await trio.sleep(LAST_REQUEST_S)

@@ -3,7 +3,8 @@
 // who waits for that, waits for its job, runs it.
 
 // The heap has its limits by now. Node throws away what it brings of its own modules, compiled, while V8 has other flags than when
-// that was made: without these lines each module that is loaded later costs the action some milliseconds.
+// that was made: without these lines each module that is loaded later costs the action some milliseconds. And the `resourceLimits`
+// of a thread that an action starts would give way to the flags.
 for (const flag of ['--max-old-space-size=0', '--max-semi-space-size=0']) setFlag(flag);
 
 const fs = require('node:fs');
