@@ -9,7 +9,7 @@ run:
 test:
 	@packaging/bootstrap.sh dev
 	@packaging/test-parts.sh suite
-	@PYTHONHASHSEED=0 .venv/bin/python -m pytest -n 2 --dist loadfile --ignore=tests/binary $(ARGS)
+	@PYTHONHASHSEED=0 .venv/bin/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder --ignore=tests/binary $(ARGS)
 
 # The tests on a real systemd, booted as pid 1 over a throw-away copy of this machine's files; a part of `make test`. Needs root, a
 # kernel that allows namespaces, and systemd, dbus and iproute2 installed: where one of these is missing they are left out, and say so.

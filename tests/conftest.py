@@ -9,6 +9,20 @@ from tests.appliance import ROOT, leave_the_network, with_the_network
 
 _BUILD_SECONDS = 600  # half a minute on a quiet machine, once for each change
 _LACKS_PARTS = 3  # binary.sh's exit status
+# Files that take longest, longest first: begun first, so that no worker is left alone with one of them at the end.
+_LONG = (
+    "systemd/test_install.py",
+    "systemd/test_installed.py",
+    "systemd/test_cases.py",
+    "test_serve.py",
+    "doctor/test_verb.py",
+    "systemd/test_proofs.py",
+    "runner/test_sweep.py",
+    "attacks/test_attacks.py",
+    "runner/test_ends.py",
+    "test_examples.py",
+    "test_cases.py",
+)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -22,6 +36,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     if not config.getoption("--this-machine"):
         leave_the_network()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    ranks = {ROOT / "tests" / name: rank for rank, name in enumerate(_LONG)}
+    items.sort(key=lambda item: ranks.get(item.path, len(ranks)))
 
 
 @pytest.fixture(scope="session")

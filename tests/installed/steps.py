@@ -3,6 +3,7 @@
 What they need of a host is one file, /root/codeactions, a way to run a command as root, and one to its port.
 """
 
+import json
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ from tests.appliance import ADMIN, HANG_GUARD, PATIENCE, Appliance, Response, ev
 
 PROGRAM = "/root/codeactions"
 PORT = 8050
+LAUNCHER_DROP_IN = "/etc/systemd/system/codeactions-launcher.service.d"
 UNITS = ("codeactions.service", "codeactions-launcher.service", "codeactions.socket", "codeactions-launcher.socket")
 MIB = 1 << 20
 _COMPILED_SECONDS = 300.0  # twenty on two quiet processors
@@ -95,6 +97,21 @@ def install(host: Host) -> str:
     told = host.run(PROGRAM, "install")
     assert "Flows Code Actions is ready at http://" in told, told
     return next(line for line in told.splitlines() if "is ready at" in line)
+
+
+def refused(host: Host, *command: str) -> str:
+    """What a command says that fails as one that was refused."""
+    status, told = host.status(*command)
+    assert status == 1, told
+    return told
+
+
+def examined(host: Host, *environment: str) -> dict[str, dict[str, str]]:
+    """The doctor's findings about the host, and that it failed exactly where one of them did."""
+    status, told = host.status("env", *environment, "codeactions", "doctor", "--json")
+    report = json.loads(told)
+    assert status == (0 if report["passed"] else 1)
+    return {one["name"]: one for one in report["host"]}
 
 
 def an_action_in(language: str) -> Callable[[Installed], str]:

@@ -6,13 +6,18 @@ from tests.systemd.box import THIS_MACHINE, Box, BoxedAppliance, booted, service
 
 
 @pytest.fixture(scope="session")
-def box(pytestconfig: pytest.Config) -> Iterator[Box]:
+def possible_box() -> None:
+    if reason := why_no_box():
+        pytest.skip(f"NOT TESTED on a real systemd: {reason}")
+
+
+@pytest.fixture(scope="session")
+def box(pytestconfig: pytest.Config, request: pytest.FixtureRequest) -> Iterator[Box]:
     """One boot for all; nothing of it outlives the session."""
     if pytestconfig.getoption("--this-machine"):
         yield THIS_MACHINE
         return
-    if reason := why_no_box():
-        pytest.skip(f"NOT TESTED on a real systemd: {reason}")
+    request.getfixturevalue("possible_box")
     with booted() as box:
         yield box
 

@@ -1,50 +1,25 @@
-"""The binary installed in a box of its own: the steps of the proof, and what install and uninstall do with what is in the way."""
+"""What install and uninstall do with what is in the way: the binary in a box of its own for each test."""
 
-import json
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.appliance import HANG_GUARD, eventually
 from tests.installed import steps
-from tests.installed.box import BoxHost, BoxInstalled, host_with, installed_on
-from tests.installed.steps import PORT, PROGRAM, STEPS, Installed, listing
-from tests.systemd.box import why_no_box
+from tests.installed.box import BoxHost, host_with, installed_on
+from tests.installed.steps import LAUNCHER_DROP_IN, PORT, PROGRAM, examined, listing, refused
 
 CHECKOUT = str(Path(sys.executable).with_name("codeactions"))
-DROP_IN = "/etc/systemd/system/codeactions-launcher.service.d"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _box_is_possible() -> None:
-    if reason := why_no_box():
-        pytest.skip(f"NOT TESTED on a real systemd: {reason}")
 
 
 @pytest.fixture
-def host(binary: Path) -> Iterator[BoxHost]:
+def host(possible_box: None, binary: Path) -> Iterator[BoxHost]:
     """Fresh for each test."""
     with host_with(binary) as host:
         yield host
-
-
-@pytest.fixture(scope="module")
-def installed(binary: Path) -> Iterator[BoxInstalled]:
-    """One for all the tests that leave it as it was."""
-    with host_with(binary, go=True) as host:
-        steps.give_token(host)
-        steps.install(host)
-        with installed_on(host) as installed:
-            yield installed
-
-
-def refused(host: BoxHost, *command: str) -> str:
-    status, told = host.status(*command)
-    assert status == 1, told
-    return told
 
 
 def units(host: BoxHost) -> str:
@@ -57,48 +32,6 @@ def is_as_before(host: BoxHost, before: set[str]) -> bool:
     assert left == set()
     assert units(host) == ""
     return "codeactions" not in host.run("getent", "passwd")
-
-
-@pytest.mark.parametrize(("name", "step"), STEPS, ids=[name for name, _ in STEPS])
-def test_the_proof(installed: BoxInstalled, name: str, step: Callable[[Installed], str]) -> None:
-    assert step(installed), name
-
-
-def examined(host: BoxHost, *environment: str) -> dict[str, dict[str, str]]:
-    """The doctor's findings about the host, and that it failed exactly where one of them did."""
-    status, told = host.status("env", *environment, "codeactions", "doctor", "--json")
-    report = json.loads(told)
-    assert status == (0 if report["passed"] else 1)
-    return {one["name"]: one for one in report["host"]}
-
-
-def test_the_doctor_looks_at_the_installed_host(installed: BoxInstalled) -> None:
-    found = examined(installed.host)
-    assert {one["verdict"] for one in found.values()} <= {"ok", "reduced"}
-    named = {"codeactions.service", "codeactions.socket", "codeactions-runs.slice", "cgroup controllers", "clock"}
-    assert named < found.keys()
-    limits = [one["happened"] for name, one in found.items() if name.endswith(" of a run")]
-    assert limits == [str(71 << 20), "24", "37000"]
-
-
-def test_the_doctor_names_what_is_wrong_with_the_host(installed: BoxInstalled) -> None:
-    host = installed.host
-    host.run("nft", "add table ip foreign; add chain ip foreign out { type filter hook forward priority 5; policy drop; }")
-    host.run("ip", "address", "add", "198.18.77.1/32", "dev", "eth0")
-    host.run("systemctl", "disable", "codeactions.socket")
-    try:
-        found = examined(host, "FLOWS_CODE_ACTIONS_MIN_FREE_DISK=1000T", "FLOWS_CODE_ACTIONS_PORT=8051")
-    finally:
-        host.run("systemctl", "enable", "codeactions.socket")
-        host.run("ip", "address", "delete", "198.18.77.1/32", "dev", "eth0")
-        host.run("nft", "delete table ip foreign")
-    failed = {name: one for name, one in found.items() if one["verdict"] == "FAILED"}
-    assert failed["a run's packet to the internet"]["happened"] == "dropped by ip foreign out: policy drop"
-    assert failed["addresses of 198.18.0.0/15"]["happened"] == "the host uses 198.18.77.1/32"
-    assert failed["codeactions.socket"]["happened"] == "active, disabled"
-    assert failed["port 8051 of 127.0.0.1"]["happened"] == "systemd holds 127.0.0.1:8050"
-    assert len(failed) == 5
-    assert all(one["remedy"] for one in failed.values())
 
 
 def test_install_on_a_host_that_the_doctor_isn_t_content_with_is_taken_back(host: BoxHost) -> None:
@@ -116,12 +49,6 @@ def test_install_says_what_the_host_lacks_and_goes_on(host: BoxHost) -> None:
     assert "is ready at http://127.0.0.1:8050" in told
 
 
-def test_a_second_install_changes_nothing(installed: BoxInstalled) -> None:
-    before = installed.main_pid("codeactions.service")
-    assert installed.host.run(PROGRAM, "install").startswith("nothing to change")
-    assert installed.main_pid("codeactions.service") == before
-
-
 def test_a_dry_run_changes_nothing(host: BoxHost) -> None:
     host.run(PROGRAM, "version")
     before = listing(host)
@@ -137,30 +64,6 @@ def test_without_a_start_it_is_prepared_for_a_boot(host: BoxHost) -> None:
     assert host.run("systemctl", "is-enabled", "codeactions.service", "codeactions.socket") == "enabled\nenabled\n"
 
 
-def test_one_server_at_a_time_and_only_its_user(installed: BoxInstalled) -> None:
-    ask = (
-        "import socket\nsock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)\n"
-        "sock.connect('/run/codeactions/launcher.sock')\nprint(sock.recv(4096).decode())\n"
-    )
-    assert "one server at a time" in installed.host.run("/usr/bin/python3", "-c", ask)
-    stranger = refused(installed.host, "setpriv", "--reuid=12345", "--clear-groups", "/usr/bin/python3", "-c", ask)
-    assert "PermissionError" in stranger
-
-
-def test_a_claim_beyond_root_s_bounds_is_refused(installed: BoxInstalled) -> None:
-    host = installed.host
-    host.run("sh", "-c", "mv /etc/codeactions/launcher.toml /root/; echo 'max_memory = \"64M\"' >/etc/codeactions/launcher.toml")
-    host.run("systemctl", "restart", "codeactions-launcher")
-
-    def is_refused() -> bool:
-        return b"max_memory" in installed.run("print('it ran')").body
-
-    eventually(is_refused)
-    host.run("mv", "/root/launcher.toml", "/etc/codeactions/")
-    host.run("systemctl", "restart", "codeactions-launcher")
-    eventually(lambda: installed.run("print('it ran')").status == 200)
-
-
 def test_a_change_of_the_configuration_survives_an_upgrade_from_another_version(host: BoxHost) -> None:
     """The checkout is another version than the binary; both are there afterwards."""
     steps.give_token(host)
@@ -173,7 +76,7 @@ def test_a_change_of_the_configuration_survives_an_upgrade_from_another_version(
         assert installed.call(code_id).body == b"works\n"
     assert host.run("cat", "/etc/codeactions/config.toml") == "worker_pool_size = 3\n"
     assert len(host.run("sh", "-c", "ls -d /usr/local/lib/codeactions/0.*").split()) == 2
-    assert host.status("test", "-e", f"{DROP_IN}/checkout.conf")[0] == 1
+    assert host.status("test", "-e", f"{LAUNCHER_DROP_IN}/checkout.conf")[0] == 1
 
 
 def test_an_upgrade_that_fails_leaves_the_version_before_running(host: BoxHost) -> None:
@@ -183,7 +86,7 @@ def test_an_upgrade_that_fails_leaves_the_version_before_running(host: BoxHost) 
     host.run("ip", "address", "add", "198.18.77.1/32", "dev", "eth0")
     assert "`codeactions doctor` isn't content" in refused(host, PROGRAM, "install")
     assert host.run("readlink", "/usr/local/lib/codeactions/current") == before
-    assert host.status("test", "-e", f"{DROP_IN}/checkout.conf")[0] == 0
+    assert host.status("test", "-e", f"{LAUNCHER_DROP_IN}/checkout.conf")[0] == 0
     with installed_on(host) as installed:
         assert installed.run("print('works')").body == b"works\n"
 
@@ -315,7 +218,7 @@ def test_a_service_that_does_not_start_says_why_and_the_host_is_as_it_was(host: 
 )
 def test_a_launcher_that_can_t_start_is_not_waited_for(host: BoxHost, broken: str, reason: str) -> None:
     """The server would wait for it, for two minutes; the host is as it was."""
-    host.run("sh", "-c", f"mkdir /etc/codeactions; {broken.replace('DROP_IN', DROP_IN)}")
+    host.run("sh", "-c", f"mkdir /etc/codeactions; {broken.replace('DROP_IN', LAUNCHER_DROP_IN)}")
     before = listing(host)
     began = time.monotonic()
     told = refused(host, PROGRAM, "install")
@@ -332,35 +235,3 @@ def test_an_upgrade_whose_launcher_can_t_start_leaves_the_version_before(host: B
     host.run("sh", "-c", "echo 'keeps = 4' >/etc/codeactions/launcher.toml")
     assert "launcher.toml: keeps is no key of this file" in refused(host, PROGRAM, "install")
     assert host.run("readlink", "/usr/local/lib/codeactions/current") == before
-
-
-LAUNCHER = "codeactions-launcher.service"
-MAY_HAVE = "print(next(line.split()[1] for line in open('/proc/self/status') if line.startswith('CapBnd')))"
-NOTHING = b"0000000000000000\n"
-CAPABILITIES = ["SYS_ADMIN", "SETUID", "SETGID", "SETPCAP", "KILL", "MKNOD", "NET_ADMIN", "NET_BIND_SERVICE"]
-
-
-@pytest.mark.parametrize("capability", CAPABILITIES)
-def test_the_launcher_needs_each_capability(installed: BoxInstalled, capability: str) -> None:
-    """Without it no run starts, or each of them says that its isolation is less, or it might have had capabilities again."""
-    host = installed.host
-    code_id = installed.create(MAY_HAVE)
-    drop_in = f"[Service]\\nCapabilityBoundingSet=~CAP_{capability}\\n"
-    host.run("sh", "-c", f"mkdir -p {DROP_IN}; printf '{drop_in}' >{DROP_IN}/without.conf; systemctl daemon-reload")
-    host.run("systemctl", "stop", "codeactions.service", "codeactions-launcher.service")
-    host.run("systemctl", "start", "--no-block", "codeactions.service")
-    try:
-        answer = installed.threads.submit(installed.call, code_id).result(HANG_GUARD)
-        is_less = answer.status == 503 or installed.run_of(answer)["extra"]["isolation"] == "reduced"
-        if capability == "KILL":  # it fails when a run has ended and what is left of it is killed, after the answer
-            eventually(
-                lambda: "signal.pidfd_send_signal" in host.run("journalctl", "--output=cat", "--lines=200", f"--unit={LAUNCHER}")
-            )
-        else:
-            assert is_less or answer.body != NOTHING
-    finally:
-        host.run("sh", "-c", f"rm {DROP_IN}/without.conf; systemctl daemon-reload")
-        host.run("systemctl", "stop", "codeactions.service", "codeactions-launcher.service")
-        host.run("systemctl", "start", "codeactions.service")
-    answer = installed.call(code_id)
-    assert (answer.body, installed.run_of(answer)["extra"]["isolation"]) == (NOTHING, "full")
