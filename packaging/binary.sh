@@ -5,6 +5,9 @@
 set -eu
 cd "$(dirname "$0")/.."
 
+# One at a time: tests that run beside each other each ask for it.
+mkdir -p .cache && exec 9>.cache/binary.lock && if command -v flock >/dev/null; then flock 9; fi
+
 # What a build needs of Debian beside python3: a compiler, the static parts that go into the file, and the parts of the standard
 # library that Debian packs apart. Root gets what is missing; an ordinary user is told.
 packages="gcc libc6-dev liblzma-dev libexpat1-dev python3-dev python3-distutils python3-lib2to3 python3-venv"

@@ -93,6 +93,7 @@ import zipfile
 import zlib
 import zoneinfo
 
+from engines.python.rehearsal import rehearse_often
 from engines.python.worker import run_job
 from engines.spec import Place
 
@@ -101,6 +102,7 @@ site.setquit()
 
 
 def prepare(program: str) -> str:
+    rehearse_often()
     return sys.version.split()[0]
 
 
