@@ -36,10 +36,11 @@ from appliance.receipts import (
 )
 from appliance.runlog import open_run_log
 from appliance.runner.execution import Cause, OnLog, Ready
-from appliance.runner.outcome import Job, Limits, Outcome, OutcomeKind
+from appliance.runner.outcome import LEAST_CPU_PERCENT, Job, Limits, Outcome, OutcomeKind
 from appliance.runner.pool import Runner, Ticket
 from appliance.storage.interface import Storage
 from appliance.supervisor import Jobs
+from engines.table import spec_of
 
 __all__ = ["NO_INPUT", "Answer", "CallOptions", "Calls", "Request", "status_of"]
 
@@ -80,13 +81,15 @@ class CallOptions(msgspec.Struct, frozen=True, kw_only=True):
     instance: str
 
     def limits_of(self, code: Code) -> Limits:
-        """A code's own, where it has one; the operator's maxima bind also those that were set before them."""
-        own = code.limits
+        """A code's own, where it has one; the operator's maxima bind also those that were set before them. The installation's
+        defaults are at least what the language can't do without: its author could not help it.
+        """
+        own, least = code.limits, spec_of(code.language)
         return Limits(
             timeout_s=code.timeout,
-            memory_bytes=min(own.memory_bytes or self.memory_bytes, self.max_memory_bytes),
-            cpu_percent=min(own.cpu_percent or self.cpu_percent, self.max_cpu_percent),
-            tasks=min(own.tasks or self.tasks, self.max_tasks),
+            memory_bytes=min(own.memory_bytes or max(self.memory_bytes, least.least_memory_bytes), self.max_memory_bytes),
+            cpu_percent=min(own.cpu_percent or max(self.cpu_percent, LEAST_CPU_PERCENT), self.max_cpu_percent),
+            tasks=min(own.tasks or max(self.tasks, least.least_tasks), self.max_tasks),
             network=own.network or self.network,
         )
 

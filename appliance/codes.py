@@ -9,6 +9,7 @@ from msgspec import UNSET, Meta, UnsetType
 
 from appliance.entities import Code, CodeLimits, CodeType, Language, Network, new_id, now
 from appliance.errors import Conflict, Invalid
+from appliance.runner.outcome import LEAST_CPU_PERCENT
 from engines.table import spec_of
 
 MIB = 1024 * 1024
@@ -16,14 +17,13 @@ SOURCE_LIMIT = MIB  # a source is under it
 TOO_BIG = "source code is too big"
 DEFAULT = "default"  # as a limit's value: back to the installation's
 
-_LEAST_CPU = 5
 
 E = TypeVar("E", bound=StrEnum)
 
 _NO_NUL = r"^[^\x00]*$"
-_LIMIT_MEMORY = r"^([0-9]{1,9}M|default)$"
-_LIMIT_CPU = r"^([0-9]{1,9}%|default)$"
-_LIMIT_TASKS = r"^([0-9]{1,9}|default)$"
+_LIMIT_MEMORY = r"^([0-9]+M|default)$"
+_LIMIT_CPU = r"^([0-9]+%|default)$"
+_LIMIT_TASKS = r"^([0-9]+|default)$"
 
 
 def _one_of(values: type[CodeType] | type[Language] | type[Network], *more: str) -> Meta:
@@ -75,14 +75,12 @@ class Change(NewLimits, frozen=True, kw_only=True):
 
 
 class Rules(msgspec.Struct, frozen=True, kw_only=True):
-    """What this installation allows. `languages` are those that it can run, with their versions; `lacking` says why it can't run
-    the others."""
+    """What this installation allows. `lacking`: the languages that it can't run, and why."""
 
     blacklist: tuple[str, ...]
     max_memory_bytes: int
     max_cpu_percent: int
     max_tasks: int
-    languages: Mapping[Language, str]
     lacking: Mapping[Language, str]
 
     def created(self, new: NewCode, source: bytes) -> Code:
@@ -128,7 +126,7 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True):
 
     def _language(self, name: str) -> Language:
         language = _member("language", Language, name)
-        if language not in self.languages:
+        if language in self.lacking:
             raise Conflict(f"language: {language} can't be run on this host: {self.lacking[language]}")
         return language
 
@@ -151,7 +149,7 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True):
         spec = spec_of(language)
         bounds = (
             ("memory", limits.memory_bytes, spec.least_memory_bytes, self.max_memory_bytes, "M", MIB),
-            ("cpu", limits.cpu_percent, _LEAST_CPU, self.max_cpu_percent, "%", 1),
+            ("cpu", limits.cpu_percent, LEAST_CPU_PERCENT, self.max_cpu_percent, "%", 1),
             ("tasks", limits.tasks, spec.least_tasks, self.max_tasks, "", 1),
         )
         for field, value, least, most, unit, size in bounds:

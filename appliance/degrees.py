@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from appliance.runner.outcome import NETWORK_FILTER, SCOPE, Isolation
-from appliance.runner.sandbox.walls import LANDLOCK, SECCOMP
+from appliance.runner.sandbox.walls import LANDLOCK, NAMESPACES, SECCOMP
 
 
 class Degree(NamedTuple):
@@ -31,6 +31,10 @@ DEGREES = {
     "own_uid": Degree(
         "sandboxes have user namespaces, but no uids of their own on the host",
         "start it as root",
+    ),
+    NAMESPACES: Degree(
+        "no action runs",
+        "start it as root, or let ordinary users make namespaces (user.max_user_namespaces, kernel.unprivileged_userns_clone)",
     ),
     SECCOMP: Degree(
         "no action runs",

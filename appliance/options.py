@@ -53,8 +53,8 @@ def api_options(settings: Settings, runner: Runner) -> ApiOptions:
             max_memory_bytes=settings.max_memory,
             max_cpu_percent=settings.max_cpu,
             max_tasks=settings.max_tasks,
-            languages=runner.languages,
-            lacking=runner.lacking,
+            # Where no run at all can start, that isn't a language's: a source is kept, and its calls say why.
+            lacking={language: reason for language, reason in runner.lacking.items() if reason != runner.floor},
         ),
         max_body_bytes=settings.max_body_bytes,
         html_sandbox=settings.html_sandbox,

@@ -240,9 +240,13 @@ class Settings:
     ] = None
     cpu_shares: Annotated[int, Var("runs", whole(0, 262_144), "A run's weight; 1024 is one share, 0 is unset.")] = 0
     cpu_quota: Annotated[int, Var("runs", whole(0, 10**9), "CPU time of a run, in µs per 100 ms; 0 is one processor.")] = 0
-    memory_limit: Annotated[int, Var("runs", SIZE, "Memory of a run; 0 is 256 MiB.")] = 0
+    memory_limit: Annotated[
+        int, Var("runs", SIZE, "Memory of a run; 0 is 256 MiB. At least what its language needs: node 96 MiB.")
+    ] = 0
     memory_reservation: Annotated[int, Var("runs", SIZE, "Memory of a run that is reclaimed last; 0 is unset.")] = 0
-    tasks_limit: Annotated[int, Var("runs", whole(4, 100_000), "Processes and threads of a run.")] = 64
+    tasks_limit: Annotated[
+        int, Var("runs", whole(4, 100_000), "Processes and threads of a run. At least what its language needs: node and Go 16.")
+    ] = 64
     network: Annotated[
         Literal["internet", "none"],
         Var("runs", choice("internet", "none"), "What a run can reach, where its code doesn't say."),

@@ -109,6 +109,18 @@ def test_the_least_memory_and_tasks_are_enough_for_an_ordinary_action(tmp_path: 
 
 
 @needs_node
+def test_defaults_below_what_node_needs_are_raised_to_it(tmp_path: Path) -> None:
+    with running(tmp_path, memory_limit="40M", tasks_limit=8) as appliance:
+        found = {}
+        for language, source in (("javascript", "console.log('ran')"), ("python", "print('ran')")):
+            answer = appliance.run(source, language=language)
+            assert answer.body == b"ran\n"
+            limits = appliance.run_of(answer)["extra"]["limits"]
+            found[language] = (limits["memory_bytes"] >> 20, limits["tasks"])
+        assert found == {"javascript": (96, 16), "python": (40, 8)}
+
+
+@needs_node
 def test_a_node_is_parked_with_its_heap_and_no_source_in_its_arguments(tmp_path: Path) -> None:
     with running(tmp_path, worker_pool_size=1) as appliance:
         parked = eventually(lambda: [pid for pid in appliance.sandboxes_of("javascript") if b"main.js" in cmdline(pid)])

@@ -205,6 +205,19 @@ def test_the_end_of_the_launcher_ends_the_server_after_its_answers(appliance: Ap
     eventually(lambda: any("LauncherGone" in str(line) and "Traceback" in str(appliance.lines) for line in appliance.lines))
 
 
+def test_a_call_that_waits_when_the_launcher_ends_has_not_run(tmp_path: Path) -> None:
+    with running(tmp_path, worker_pool_size=1) as appliance:
+        flights = under_way(appliance, WAITS, 1)
+        waiting = appliance.threads.submit(appliance.run, "print('it ran')")
+        eventually(lambda: ("queued", None) in outcomes(appliance.state_dir))
+        os.kill(appliance.launcher, signal.SIGKILL)
+        answer = waiting.result(HANG_GUARD)
+        assert (answer.status, answer.json()) == (503, {"message": "the run could not start: its launcher went away"})
+        assert int(answer.headers["retry-after"]) > 0
+        assert [answer.status for answer in flights.answers()] == [503]
+        assert appliance.process.wait(HANG_GUARD) == 1
+
+
 def test_a_new_zygote_takes_the_place_of_one_that_ended(appliance: Appliance) -> None:
     flights, first = under_way(appliance, WAITS, 2), appliance.zygote
     sandboxes = appliance.sandboxes

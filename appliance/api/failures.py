@@ -21,6 +21,7 @@ _STATUS: dict[type[Exception], int] = {
     Busy: 503,
     StoreFailed: 503,
 }
+_STORE_AGAIN_S = 5  # a full disk or a lost connection takes somebody's attention, a lock milliseconds
 _CHALLENGE = ("WWW-Authenticate", 'Token realm="codeactions"')
 _MESSAGES = {
     404: "no such path",
@@ -39,6 +40,8 @@ def expected(error: Exception) -> Reply:
     match error:
         case TooMany() | Busy():
             return failed(status, str(error), retry_after(error.retry_after))
+        case StoreFailed():
+            return failed(status, str(error), retry_after(_STORE_AGAIN_S))
         case Unauthenticated():
             return failed(status, str(error), _CHALLENGE)
         case _:

@@ -98,11 +98,10 @@ class Execution:
         try:
             sandbox = await self._claim_until_ready()
             started = trio.current_time()
-            end = await self._conduct(sandbox, started + self._job.limits.timeout_s)
+            with suppress(LauncherGone):  # `end` stays None
+                end = await self._conduct(sandbox, started + self._job.limits.timeout_s)
         except ClaimRefused as refusal:
             return Outcome(kind=OutcomeKind.COULD_NOT_START, message=f"the run could not start: {refusal}")
-        except LauncherGone:
-            pass  # `end` stays None
         if self._broke_off and not self._done and end is not None and end.wait_status == 0:
             self.end(Cause.MALFORMED)
         if (entry := self._budget.last_entry()) is not None:
@@ -119,7 +118,10 @@ class Execution:
         limits = self._job.limits
         backstop_ms = (limits.timeout_s + _BACKSTOP_SECONDS) * 1000
         with trio.move_on_after(_CLAIM_SECONDS):
-            return await self._launcher.claim(self._job.run_id, self._job.language, self._job.purpose, limits, backstop_ms)
+            try:
+                return await self._launcher.claim(self._job.run_id, self._job.language, self._job.purpose, limits, backstop_ms)
+            except LauncherGone as gone:  # nothing of the action has run
+                raise ClaimRefused("its launcher went away") from gone
         raise ClaimRefused(f"no sandbox was ready within {_CLAIM_SECONDS} s")
 
     async def _claim_until_ready(self) -> ClaimedSandbox:

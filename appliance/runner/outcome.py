@@ -8,6 +8,8 @@ import msgspec
 
 from appliance.entities import Language, LogType, Network
 
+LEAST_CPU_PERCENT = 5  # with less, not even the start of a run comes to its end in a reasonable time
+
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """What one run may use: the keys and units of the contract's `extra.limits`."""

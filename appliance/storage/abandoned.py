@@ -12,4 +12,5 @@ def owner_of(extra: dict[str, Any]) -> str | None:
 
 
 def interrupted(extra: dict[str, Any]) -> dict[str, Any]:
-    return extra | {"outcome": "interrupted", "message": MESSAGE, "status_code": 503}
+    """What it had cost nobody knows any more."""
+    return extra | {"outcome": "interrupted", "message": MESSAGE, "status_code": 503, "content_type": "json", "usage": {}}

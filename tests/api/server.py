@@ -220,7 +220,6 @@ def _options(setup: Setup) -> ApiOptions:
             max_memory_bytes=1 << 30,
             max_cpu_percent=200,
             max_tasks=512,
-            languages=ScriptedRunner.languages,
             lacking=ScriptedRunner.lacking,
         ),
         max_body_bytes=setup.max_body_bytes,

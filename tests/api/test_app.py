@@ -101,6 +101,7 @@ async def test_a_store_that_fails_is_503_with_its_reason(api: Api, monkeypatch: 
     monkeypatch.setattr(api.storage.codes, "get", fails)
     answer = await api.anybody.get(f"/action/endpoint/{new_id()}")
     assert (answer.status_code, answer.json()) == (503, {"message": "the disk is full"})
+    assert int(answer.headers["Retry-After"]) > 0
 
 
 @pytest.mark.parametrize("path", [b"/action/endpoint/no-id", b"/code", b"/nothing"])

@@ -14,6 +14,7 @@ import pytest
 from engines.go.build import FLAGS, lay_out, settings_of_toolchain
 from tests.cases import ROOT, Case, check_logs, check_result, is_text, load_cases
 from tests.engines.conftest import ENVIRONMENT, HANG_GUARD, Ran, drain, frame, read_frames, start
+from tests.golang import toolchain_cache
 
 CASES = load_cases("go")
 BUILD_GUARD = 600.0  # seconds for all cases at once, the standard library among them
@@ -42,6 +43,7 @@ def programs(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Case], Path]
     for part in ("engine", "quiet"):
         shutil.copytree(ROOT / "engines/go" / part, folder / part)
     (folder / "out").mkdir()
+    shutil.copytree(toolchain_cache(), folder / "cache")
     environment = settings_of_toolchain(folder / "cache") | ENVIRONMENT | {"GOFLAGS": "-p=2"}
     command = [go, "build", *FLAGS, "-o", "out/", *(f"./case{number}" for number in range(len(CASES)))]
     subprocess.run(command, cwd=folder, env=environment, check=True, timeout=BUILD_GUARD)

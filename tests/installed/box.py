@@ -8,11 +8,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+from appliance.builds import FOLDER, TOOLCHAIN
 from tests.appliance import HANG_GUARD
+from tests.golang import has_go, toolchain_cache
 from tests.installed import steps
 from tests.installed.steps import Installed
 from tests.systemd.box import Box, Connection, booted
 
+STATE_DIR = "/var/lib/codeactions"
 _GO = "/usr/local/go"
 
 
@@ -48,11 +51,18 @@ def host_with(binary: Path, *, go: bool = False) -> Iterator[BoxHost]:
         yield BoxHost(box)
 
 
+def give_toolchain_cache(host: BoxHost) -> None:
+    """What a server would compile in its first minute. Before it is installed: systemd gives the folder to its user then."""
+    if has_go():
+        host.run("mkdir", "-p", f"{STATE_DIR}/{FOLDER}")
+        host.run("cp", "-r", str(toolchain_cache()), f"{STATE_DIR}/{FOLDER}/{TOOLCHAIN}")
+
+
 @contextmanager
 def installed_on(host: BoxHost) -> Iterator[BoxInstalled]:
     """Spoken to like any appliance, once it is installed."""
     with subprocess.Popen(["true"]) as nothing:  # it is the box's to start and to stop
-        appliance = BoxInstalled(nothing, steps.PORT, Path("/var/lib/codeactions"))
+        appliance = BoxInstalled(nothing, steps.PORT, Path(STATE_DIR))
         appliance.host = host
         yield appliance
         appliance.threads.shutdown()

@@ -297,6 +297,13 @@ def test_with_one_uid_no_descriptor_of_a_process_can_be_had(one_uid: Appliance) 
 
 
 @needs_root
+def test_with_one_uid_nothing_of_its_guard_is_to_be_seen(one_uid: Appliance) -> None:
+    program = f"{TOOLS}\nseen = [os.listdir('/proc'), outcome(lambda: open('/proc/1/oom_score_adj', 'w'))]"
+    names, written = look(one_uid, program)
+    assert (len([name for name in names if name.isdigit()]), written) == (1, "ENOENT")
+
+
+@needs_root
 def test_with_one_uid_a_run_is_refused_the_same(one_uid: Appliance) -> None:
     seen = look(one_uid, ALL_OF_THEM)
     assert {name: seen[name] for name in ATTACKS} == {name: attack.inside for name, attack in ATTACKS.items()}
@@ -349,6 +356,18 @@ def test_on_a_host_without_filters_no_action_runs_and_it_is_said_why(tmp_path: P
         assert "seccomp" in appliance.run_of(answer)["extra"]["isolation_missing"]
         health = appliance.request("GET", "/health").json()
         assert "seccomp" in health["services"]["engine_python"]["message"]
+        assert appliance.stop() == 0
+
+
+@needs_root
+def test_on_a_host_without_namespaces_no_action_runs_and_it_is_said_why(tmp_path: Path) -> None:
+    with running(tmp_path, command=on_a_host_without("namespaces")) as appliance:
+        answer = appliance.run("print('it ran')")  # the source is kept: it isn't at fault
+        reason = "this host refuses root's namespaces: unshare: Operation not permitted"
+        assert (answer.status, answer.json()) == (503, {"message": f"the run could not start: {reason}"})
+        assert int(answer.headers["retry-after"]) > 0
+        assert "namespaces" in appliance.run_of(answer)["extra"]["isolation_missing"]
+        assert reason in appliance.request("GET", "/health").json()["services"]["engine_python"]["message"]
         assert appliance.stop() == 0
 
 

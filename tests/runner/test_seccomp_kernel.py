@@ -19,6 +19,7 @@ from appliance.runner.sandbox.seccomp import ALLOW, ERRNO, MACHINES
 from tests.runner.bpf import verdict
 
 WORKER, GUARD = seccomp_rules.for_worker(True), seccomp_rules.for_guard()
+ROOTS_NAMESPACES = syscalls.CLONE_NEWNS | syscalls.CLONE_NEWPID | syscalls.CLONE_NEWIPC | syscalls.CLONE_NEWUTS
 HERE = MACHINES[os.uname().machine]
 
 
@@ -139,6 +140,7 @@ def without(option: str) -> seccomp_rules.Rules:
             "prctl": (seccomp_rules.never(errno.EINVAL, seccomp_rules.Test(0, (22,))),),
             "seccomp": (seccomp_rules.never(errno.ENOSYS, seccomp_rules.Test(0, (0, 1, 2, 3))),),
         },
+        "namespaces": {"unshare": (seccomp_rules.never(errno.EPERM, seccomp_rules.Test(0, (ROOTS_NAMESPACES,))),)},
         "listeners": {"seccomp": (seccomp_rules.never(errno.EOPNOTSUPP, seccomp_rules.Test(0, (2,))),)},
         "a free listener": {"seccomp": (seccomp_rules.never(errno.EBUSY, seccomp_rules.Test(0, (1,))),)},
         "landlock": {"landlock_create_ruleset": (seccomp_rules.never(errno.ENOSYS, seccomp_rules.Test(2, (0, 1))),)},

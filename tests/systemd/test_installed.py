@@ -10,7 +10,7 @@ import pytest
 
 from tests.appliance import HANG_GUARD, eventually
 from tests.installed import steps
-from tests.installed.box import BoxInstalled, host_with, installed_on
+from tests.installed.box import BoxInstalled, give_toolchain_cache, host_with, installed_on
 from tests.installed.steps import LAUNCHER_DROP_IN, PROGRAM, STEPS, Installed, examined, refused
 
 
@@ -18,6 +18,7 @@ from tests.installed.steps import LAUNCHER_DROP_IN, PROGRAM, STEPS, Installed, e
 def installed(possible_box: None, binary: Path) -> Iterator[BoxInstalled]:
     with host_with(binary, go=True) as host:
         steps.give_token(host)
+        give_toolchain_cache(host)
         steps.install(host)
         with installed_on(host) as installed:
             yield installed

@@ -139,6 +139,8 @@ async def _start(preload: str, found: Found, nameserver: str | None) -> Zygote:
         control.close()
         if hello.data.startswith(zygote.LACKING):
             raise LanguageLacking(hello.data[1:].decode(errors="replace"))
+        if hello.data.startswith(zygote.NO_NAMESPACES):
+            raise ZygoteFailed(hello.data[1:].decode(errors="replace"), (walls.NAMESPACES,))
         why = hello.data[1:].decode(errors="replace") if hello.data.startswith(zygote.BROKEN) else "its interpreter ended at once"
         raise ZygoteFailed(why)
     control.close()

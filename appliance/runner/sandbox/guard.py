@@ -150,7 +150,9 @@ def _make_mounts(identity: Identity | None) -> None:
     _write("/run/group", f"action:x:{uid}:\n")
     remount = syscalls.MS_REMOUNT | syscalls.MS_BIND | syscalls.MS_RDONLY | plain | syscalls.MS_NOEXEC
     syscalls.mount("none", "/run", None, remount)
-    syscalls.mount("proc", "/proc", "proc", plain | syscalls.MS_NOEXEC, "subset=pid")
+    # With one uid for both, the guard's files in /proc would be the worker's own: oom_score_adj, for one, can be written by it.
+    processes = "subset=pid" if identity else "subset=pid,hidepid=invisible"
+    syscalls.mount("proc", "/proc", "proc", plain | syscalls.MS_NOEXEC, processes)
     # While a part of this /proc is covered, nobody may mount a whole one in a user namespace of his own (mount_too_revealing).
     syscalls.mount("/run", "/proc/1/fdinfo", None, syscalls.MS_BIND)
 

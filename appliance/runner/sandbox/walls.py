@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from appliance.runner.sandbox import landlock, seccomp, syscalls
 
-SECCOMP, LANDLOCK = "seccomp", "landlock"
+SECCOMP, LANDLOCK, NAMESPACES = "seccomp", "landlock", "namespaces"
 
 
 class Walls(NamedTuple):

@@ -42,10 +42,15 @@ FORK = b"F"
 REAP = b"R"
 HELLO = b"H"  # + the interpreter's version, and the names of what this kernel lacks
 BROKEN = b"X"  # + why there will be no hello, or was no fork
+NO_NAMESPACES = b"N"  # + why none can be made: there will be no hello
 LACKING = b"L"  # + why this host can't run the language: there will never be a hello
 
 _CREDENTIALS = struct.Struct("iII")
 BOOT = "import sys; sys.path.insert(0, '/engine'); from appliance.runner.sandbox import zygote; zygote.main(*sys.argv[1:3])"
+
+
+class NamespacesRefused(Exception):
+    """This host lets us make none; the message says which call said so."""
 
 
 def start_zygote(spec: root.RootSpec, time_zone: str, preload: str, program: str, mark: str) -> tuple[int, socket.socket]:
@@ -63,7 +68,7 @@ def start_zygote(spec: root.RootSpec, time_zone: str, preload: str, program: str
             ours.close()
             _become_zygote(spec, theirs, time_zone, (preload, program, mark))
         except BaseException as error:  # noqa: BLE001 - the process ends here, and the launcher is told
-            theirs.send(BROKEN + str(error).encode())
+            theirs.send((NO_NAMESPACES if isinstance(error, NamespacesRefused) else BROKEN) + str(error).encode())
         finally:
             os._exit(1)
     theirs.close()
@@ -73,10 +78,10 @@ def start_zygote(spec: root.RootSpec, time_zone: str, preload: str, program: str
 def _become_zygote(spec: root.RootSpec, control: socket.socket, time_zone: str, arguments: tuple[str, ...]) -> NoReturn:
     namespaces = syscalls.CLONE_NEWNS | syscalls.CLONE_NEWPID | syscalls.CLONE_NEWIPC | syscalls.CLONE_NEWUTS
     if os.geteuid() == 0 and syscalls.holds_capability(syscalls.CAP_SYS_ADMIN):
-        syscalls.unshare(namespaces)
+        _unshare(namespaces)
     else:
         uid, gid = os.geteuid(), os.getegid()
-        syscalls.unshare(namespaces | syscalls.CLONE_NEWUSER)
+        _unshare(namespaces | syscalls.CLONE_NEWUSER)
         _write("/proc/self/setgroups", "deny")
         _write("/proc/self/uid_map", f"0 {uid} 1")
         _write("/proc/self/gid_map", f"0 {gid} 1")
@@ -92,6 +97,14 @@ def _become_zygote(spec: root.RootSpec, control: socket.socket, time_zone: str, 
     environment = {"PATH": "/usr/bin:/bin", "HOME": "/tmp", "TMPDIR": "/tmp", "LANG": "C.UTF-8", "TZ": time_zone}
     # -I -S: neither the environment, nor a folder, nor an installed package decides what is imported.
     os.execve(interpreter, [interpreter, "-I", "-S", "-c", BOOT, *arguments], environment)
+
+
+def _unshare(flags: int) -> None:
+    try:
+        syscalls.unshare(flags)
+    except OSError as error:
+        whose = "an ordinary user's" if flags & syscalls.CLONE_NEWUSER else "root's"
+        raise NamespacesRefused(f"this host refuses {whose} namespaces: {error.strerror}") from error
 
 
 def _write(path: str, text: str) -> None:
