@@ -74,8 +74,13 @@ def test_a_process_with_a_uid_that_no_sandbox_has_is_ended(tmp_path: Path) -> No
         call = appliance.calling(code_id)
         appliance.until_logged(code_id)
         uids = {int(status_of(pid)["Uid"].split()[0]) for pid in appliance.sandboxes}
-        stranger = subprocess.Popen(["sleep", "600"], user=max(uids) + 1000, group=65534, extra_groups=[])
-        assert stranger.wait(HANG_GUARD) == -signal.SIGKILL
+        unused = max(uids) + 1000
+        contained = ["unshare", "--pid", "--fork", "--kill-child", "setpriv", f"--reuid={unused}", "sleep", "600"]
+        with subprocess.Popen(contained) as container:
+            stranger = subprocess.Popen(["sleep", "600"], user=unused, group=65534, extra_groups=[])
+            assert stranger.wait(HANG_GUARD) == -signal.SIGKILL
+            assert container.poll() is None
+            container.kill()
         assert swept(appliance) == {"zygote": 0, "process": 1, "scope": 0}
         [run] = appliance.runs_of(code_id)  # a sandbox that lives is not touched
         assert run["status"] == "started"

@@ -33,6 +33,7 @@ from appliance.runner.sandbox import zygote
 log = structlog.get_logger()
 
 SWEEP_SECONDS = 5.0
+_DEPTH_OF_SANDBOX = 2  # its zygote's namespace, and its own
 _MANY = 20  # processes looked at before others get their turn: 0.5 ms
 
 
@@ -106,8 +107,10 @@ class Sweep:
         return self._slots is not None or status.get("Uid", "").split()[:1] == [str(os.geteuid())]
 
     def _has_free_uid(self, status: dict[str, str], depth: int) -> bool:
-        """A launcher in a container may have the same uids: its sandboxes are further down than ours, which are two below us."""
-        if len(status.get("NSpid", "").split()) > depth + 2:
+        """A launcher in a container may have the same uids. Ours are two namespaces below us; what never got into a sandbox, or was
+        put there by hand, is in our own; the name server and the sandboxes of a container are in neither.
+        """
+        if len(status.get("NSpid", "").split()) - depth not in (0, _DEPTH_OF_SANDBOX):
             return False
         uid = status.get("Uid", "0").split()[0]
         return self._slots is not None and self._slots.is_free(int(uid)) and not status.get("State", "").startswith("Z")
