@@ -19,7 +19,7 @@ import shutil
 import tarfile
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
@@ -40,9 +40,10 @@ log = structlog.get_logger()
 FOLDER = "builds"
 TOOLCHAIN = "toolchain"
 _KEY_FILE = "key"
+_FAILURE = ".failed"  # beside the programs: what is known of a source that doesn't compile
 _MOST_AT_ONCE = 2
 _MOST_OPEN = 32  # programs that are kept in memory, of some 2 to 8 MB each
-_MOST_FAILURES = 1000
+_MOST_FAILURES = 1000  # in memory, and as many on disk
 _SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
 _CPU_PERCENT = 200
 _LATER_CPU_PERCENT = 100  # of what fills the cache while tenants' builds and runs go on
@@ -110,10 +111,12 @@ class Builds:
         """None for a language that isn't compiled."""
         if not self._is_built(language):
             return None
+        if (reason := self._launcher.lacking.get(language)) is not None:
+            return BuildState(status=BuildStatus.FAILED, message=reason)
         key = self._key(language, source)
         if (flight := self._flights.get(key)) is not None:
             return BuildState(status=BuildStatus.BUILDING if flight.has_begun else BuildStatus.PENDING)
-        if (failure := self._failures.get(key)) is not None:
+        if (failure := self._failure(key)) is not None:
             return BuildState(status=BuildStatus.FAILED, message=failure.outcome.message)
         is_there = key in self._open or self._path(key).exists()
         return BuildState(status=BuildStatus.READY if is_there else BuildStatus.PENDING)
@@ -122,7 +125,7 @@ class Builds:
         """Builds it in the background, unless it is there."""
         if self._is_built(language):
             key = self._key(language, source)
-            if key not in self._flights and key not in self._failures and not self._path(key).exists():
+            if key not in self._flights and self._failure(key) is None and not self._path(key).exists():
                 self._take_off(key, language, source)
 
     async def program(self, language: Language, source: str) -> int | NotBuilt | None:
@@ -133,7 +136,7 @@ class Builds:
         if not self._is_built(language):
             return None
         key = self._key(language, source)
-        if (failure := self._failures.get(key)) is not None and failure.is_final:
+        if (failure := self._failure(key)) is not None and failure.is_final:
             return failure
         if key not in self._flights and (program := await self._kept(key)) is not None:
             return program
@@ -154,6 +157,20 @@ class Builds:
     def _path(self, key: str) -> Path:
         return self._options.folder / key
 
+    def _failure(self, key: str) -> NotBuilt | None:
+        """How its build ended at last, in this server or in one before it."""
+        if key not in self._failures and (failure := _load_failure(self._failure_path(key))) is not None:
+            self._remember(key, failure)
+        return self._failures.get(key)
+
+    def _failure_path(self, key: str) -> Path:
+        return self._path(key).with_suffix(_FAILURE)
+
+    def _remember(self, key: str, failure: NotBuilt) -> None:
+        self._failures[key] = failure
+        if len(self._failures) > _MOST_FAILURES:
+            self._failures.popitem(last=False)
+
     def _take_off(self, key: str, language: Language, source: str) -> _Flight:
         self._failures.pop(key, None)
         flight = self._flights[key] = _Flight()
@@ -168,9 +185,7 @@ class Builds:
                 flight.has_begun = True
                 flight.failure = await self._execute(key, language, source)
             if flight.failure is not None:
-                self._failures[key] = flight.failure
-                if len(self._failures) > _MOST_FAILURES:
-                    self._failures.popitem(last=False)
+                self._remember(key, flight.failure)
         finally:
             del self._flights[key]
             flight.landed.set()
@@ -186,7 +201,12 @@ class Builds:
             if outcome.kind is not OutcomeKind.COMPLETED:
                 failed = self._failed(outcome)
                 log.info("build failed", build=key[:12], outcome=outcome.kind.value, reason=failed.message)
-                return NotBuilt(outcome=failed, entries=tuple(entries), is_final=outcome.kind is OutcomeKind.ERROR)
+                failure = NotBuilt(outcome=failed, entries=tuple(entries), is_final=outcome.kind is OutcomeKind.ERROR)
+                if failure.is_final:
+                    with suppress(OSError):  # a full disk: it is only not known after a restart
+                        await trio.to_thread.run_sync(_store_failure, failure, self._failure_path(key))
+                    await trio.to_thread.run_sync(_evict, self._options.folder, self._options.cache_bytes, key)
+                return failure
             fcntl.fcntl(program, fcntl.F_ADD_SEALS, _SEALS)
             await trio.to_thread.run_sync(_store, program, self._path(key))
             self._keep_open(key, os.dup(program))
@@ -222,14 +242,17 @@ class Builds:
         return outcome.message or "the source could not be compiled"
 
     async def _kept(self, key: str) -> int | None:
-        """From memory, or from disk, which it is then read from once; marks it as used."""
+        """From memory, or from disk, which it is then read from once; marks it as used, there too."""
         if key not in self._open:
             try:
                 program = await trio.to_thread.run_sync(_load, self._path(key))
             except FileNotFoundError:
                 return None
             self._keep_open(key, program)
-        self._open.move_to_end(key)
+        if next(reversed(self._open)) != key:
+            self._open.move_to_end(key)
+            with suppress(FileNotFoundError):  # it was evicted there
+                os.utime(self._path(key))
         return os.dup(self._open[key])
 
     def _keep_open(self, key: str, program: int) -> None:
@@ -240,8 +263,10 @@ class Builds:
             os.close(self._open.popitem(last=False)[1])
 
     async def warm(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Fills the toolchain's cache, once for each toolchain; a failure only makes builds slow."""
+        """Fills the toolchain's cache, once for each toolchain; a failure only makes builds slow. Before that, what the programs
+        take is brought down to a limit that may have been lowered since they were made."""
         task_status.started()
+        await trio.to_thread.run_sync(_evict, self._options.folder, self._options.cache_bytes)
         for language in self._launcher.languages:
             if (spec := spec_of(language)).build is not None and spec.warming:
                 await self._warm(language, spec)
@@ -357,14 +382,41 @@ def _copy(source: int, target: int) -> None:
         offset += count
 
 
-def _evict(folder: Path, cache_bytes: int, newest: str) -> None:
+def _store_failure(failure: NotBuilt, path: Path) -> None:
+    """Whole or not at all."""
+    unfinished = path.with_suffix(".new")
+    fd = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    with open(fd, "wb") as file:
+        file.write(msgspec.json.encode(failure))
+    unfinished.rename(path)
+
+
+def _load_failure(path: Path) -> NotBuilt | None:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=NotBuilt)
+    except (FileNotFoundError, msgspec.DecodeError):  # another version of us may have written it: it is built again then
+        return None
+
+
+def _evict(folder: Path, cache_bytes: int, newest: str = "") -> None:
     """The least recently used go until the rest fits; the one that was just made stays."""
-    found = sorted((path for path in folder.iterdir() if path.is_file()), key=lambda path: path.stat().st_mtime_ns, reverse=True)
+    found = sorted(_files(folder), key=lambda file: file[1].st_mtime_ns, reverse=True)
     left = cache_bytes
-    for path in found:
-        left -= path.stat().st_size
-        if left < 0 and path.name != newest:
-            path.unlink()
+    failures_left = _MOST_FAILURES
+    for path, is_now in found:
+        left -= is_now.st_size
+        failures_left -= path.suffix == _FAILURE
+        is_too_much = left < 0 or (path.suffix == _FAILURE and failures_left < 0)
+        if is_too_much and path.stem != newest:
+            path.unlink(missing_ok=True)
+
+
+def _files(folder: Path) -> Iterator[tuple[Path, os.stat_result]]:
+    """What goes meanwhile, an unfinished file that gets its name, is passed over."""
+    for path in folder.iterdir():
+        with suppress(FileNotFoundError):
+            if path.is_file():
+                yield path, path.stat()
 
 
 def _unpack(archive: int, folder: Path) -> None:

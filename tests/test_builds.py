@@ -115,6 +115,75 @@ def test_the_least_recently_used_go(tmp_path: Path) -> None:
         eventually(lambda: len([path for path in (tmp_path / "state" / "builds").iterdir() if path.is_file()]) == 1)
 
 
+def programs_of(appliance: Appliance) -> list[Path]:
+    """The files, the one that was made or used last at first."""
+    kept = [path for path in (appliance.state_dir / "builds").iterdir() if path.is_file() and path.suffix == ""]
+    return sorted(kept, key=lambda path: path.stat().st_mtime_ns, reverse=True)
+
+
+def test_a_program_that_was_called_again_stays_before_one_that_was_not(tmp_path: Path) -> None:
+    state_dir = tmp_path / "state"
+    with compiling(state_dir) as appliance:
+        often = create(appliance, action("often"))
+        assert appliance.call(often).body == b"often"
+        [first] = programs_of(appliance)
+        assert appliance.call(create(appliance, action("seldom"))).body == b"seldom"
+        assert appliance.call(often).body == b"often"
+        assert programs_of(appliance)[0] == first
+        room_for_two = int(first.stat().st_size * 2.5)
+    with running(state_dir, go=go_program(), go_cache_bytes=room_for_two) as appliance:
+        seldom = programs_of(appliance)[1]
+        assert appliance.call(create(appliance, action("third"))).body == b"third"
+        eventually(lambda: not seldom.exists())
+        assert first.exists()
+
+
+def test_a_limit_that_was_lowered_holds_from_the_start(tmp_path: Path) -> None:
+    state_dir = tmp_path / "state"
+    with compiling(state_dir) as appliance:
+        for text in ("first", "second"):
+            assert appliance.call(create(appliance, action(text))).body == text.encode()
+        [newest, oldest] = programs_of(appliance)
+        room_for_one = int(newest.stat().st_size * 1.5)
+    with running(state_dir, go=go_program(), go_cache_bytes=room_for_one):
+        eventually(lambda: not oldest.exists())
+        assert newest.exists()
+
+
+def test_a_source_that_does_not_compile_is_known_after_a_restart(tmp_path: Path) -> None:
+    state_dir = tmp_path / "state"
+    message = "action.go:4:2: undefined: x"
+    with compiling(state_dir) as appliance:
+        code_id = create(appliance, "package actions\n\nfunc Run(engine *Engine) {\n\tx\n}\n")
+        assert until_built(appliance, code_id) == {"status": "failed", "message": message}
+    with running(state_dir, go=go_program()) as appliance:
+        assert build_of(appliance, code_id) == {"status": "failed", "message": message}
+        answer = appliance.call(code_id)
+        assert (answer.json(), appliance.logs_of(answer)) == ({"message": message}, [("error", message)])
+        assert not events(appliance, "build failed")
+
+
+def test_a_host_that_no_longer_has_go_says_why_a_code_has_no_program(tmp_path: Path) -> None:
+    state_dir = tmp_path / "state"
+    with compiling(state_dir) as appliance:
+        code_id = create(appliance, action("orphan"))
+        until_built(appliance, code_id)
+    with running(state_dir) as appliance:
+        build = build_of(appliance, code_id)
+        assert build["status"] == "failed"
+        assert "install Go 1.19 or newer" in build["message"]
+
+
+def test_what_a_program_logs_is_kept_at_a_timeout_even_if_it_looks_like_a_panic(appliance: Appliance) -> None:
+    lines = ["before", "panic: recovered something", *(f"after {number}" for number in range(5))]
+    calls = "".join(f'\tlog.Println("{line}")\n' for line in lines)
+    head = 'package actions\n\nimport (\n\t"log"\n\t"time"\n)\n\nfunc Run(engine *Engine) {\n\tlog.SetFlags(0)\n'
+    code_id = appliance.create(f"{head}{calls}\ttime.Sleep(time.Minute)\n}}\n", language="go", timeout=5)
+    answer = appliance.call(code_id)
+    assert answer.status == 408
+    assert [content for _, content in appliance.logs_of(answer)] == lines
+
+
 def test_a_build_that_takes_too_long_says_so(tmp_path: Path) -> None:
     with running(tmp_path / "state", go=go_program(), build_timeout="1s") as appliance:
         answer = appliance.call(create(appliance, action("late")))

@@ -7,6 +7,7 @@ it is kept.
 """
 
 import struct
+from collections.abc import Iterator
 from enum import StrEnum
 from typing import Annotated, Any
 
@@ -175,13 +176,12 @@ class FrameReader:
         self._buffer = bytearray()
         self._max_blob = max(max_result_bytes, MAX_LOG_CONTENT_BYTES)
 
-    def feed(self, data: bytes) -> list[tuple[FrameHead, bytes]]:
-        """The frames that are whole now; raises `Malformed`."""
+    def feed(self, data: bytes) -> Iterator[tuple[FrameHead, bytes]]:
+        """The frames that are whole now, to be taken before the next bytes; at one that is none, after those before it, raises
+        `Malformed`."""
         self._buffer += data
-        frames = []
         while (frame := self._next()) is not None:
-            frames.append(frame)
-        return frames
+            yield frame
 
     @property
     def is_in_the_middle(self) -> bool:

@@ -1,5 +1,6 @@
 """What the Go runtime prints when a program dies, in the author's words and lines."""
 
+import os
 import re
 from typing import Any, NamedTuple
 
@@ -9,10 +10,20 @@ _MIB = 1 << 20
 _MAX_MESSAGE = 500  # characters: the message is one line of a JSON answer
 _MOST_FRAMES = 20
 START = re.compile(rb"^(?:panic: |fatal error: |runtime: |unexpected fault address |SIG[A-Z]+: )", re.MULTILINE)
+# What the runtime says before its first words belongs to it.
+_BEGINNING = re.compile(
+    rb"^(?:(?:runtime: |unexpected fault address |SIG[A-Z]+: ).*\n){0,9}(?:panic|fatal error): ", re.MULTILINE
+)
+# What every crash has below its first words, and what an author's line that only begins like one has not. Where main has
+# called runtime.Goexit there is no goroutine left to show.
+STACK = re.compile(rb"^(?:goroutine \d.*:|runtime stack:|fatal error: no goroutines .*)$", re.MULTILINE)
+TRACE = re.compile(rb"^(?:goroutine \d|\t.*\.go:\d)", re.MULTILINE)
+_STATUS = 2  # of a process that panicked or met a fatal error
 _HEAD = re.compile(r"^(?:panic|fatal error): (.*?)(?=\n\n|\ngoroutine |\n\[signal |\Z)", re.MULTILINE | re.DOTALL)
 _PLACE = re.compile(rf"^(\S.*)\n\t(?:\S*/)?{re.escape(FILE)}:(\d+)", re.MULTILINE)
 _ARGUMENTS = re.compile(r"\((?:0x|\.\.\.|\{|\)|[0-9]).*$")
 _OUT_OF_MEMORY = ("out of memory", "cannot allocate memory", "cannot allocate heap", "cannot reserve arena")
+_NO_PROCESS = re.compile(r"\bfork/exec .*: resource temporarily unavailable")
 _NO_THREAD = ("failed to create new OS thread", "newosproc", "pthread_create failed")
 
 
@@ -22,8 +33,17 @@ class Crash(NamedTuple):
     traceback: str
 
 
+def start_of(words: bytes, status: int) -> int | None:
+    """Where the crash begins that ended the program with this wait status; None when the words are none's: a program may log
+    `panic: …` of what it has recovered from, and go on."""
+    if not (os.WIFSIGNALED(status) or os.waitstatus_to_exitcode(status) == _STATUS):
+        return None
+    last_stack = max((found.end() for found in STACK.finditer(words)), default=0)
+    return max((found.start() for found in _BEGINNING.finditer(words, 0, last_stack)), default=None)
+
+
 def explain(text: str, source: str, limits: dict[str, Any]) -> Crash | None:
-    """`text` is what was written to standard error from the crash on; None when it is no crash of the runtime's."""
+    """`text` is what was written to standard error from the crash on (`start_of`); None when it is no crash of the runtime's."""
     head = _HEAD.search(text)
     if head is None:
         return None
@@ -62,12 +82,16 @@ def _line(lines: list[str], number: int) -> str:
 
 
 def _kind(text: str, reason: str, limits: dict[str, Any]) -> tuple[str, str]:
+    no_process = "too_many_processes", f"too many processes or threads: the limit is {limits['tasks']}"
+    if text.startswith("panic: ") and _NO_PROCESS.search(reason):
+        return no_process
     if text.startswith("panic: "):
         return "error", f"panic: {reason}"
     if any(words in text for words in _NO_THREAD):
-        return "too_many_processes", f"too many processes or threads: the limit is {limits['tasks']}"
+        return no_process
     if any(words in reason for words in _OUT_OF_MEMORY):
-        return "out_of_memory", f"out of memory: the limit is {limits['memory_bytes'] // _MIB} MiB"
+        limit = limits["memory_bytes"] // _MIB
+        return "out_of_memory", f"out of memory: the limit is {limit} MiB; raise memory or use less"
     return "error", f"fatal error: {reason}"
 
 

@@ -4,9 +4,12 @@ THEORY OF OPERATION
 
 A Go program that panics in a goroutine, or meets a fatal error of its runtime, ends at once, and nothing in it can tell of
 that. So this process waits beside it: it reads the program's standard error, where the runtime prints its last words, and
-makes a failure in the author's words and lines of them. It also reads the standard output of an action, in which the engine
-(engine/channel.go) writes its log records between the lines that the action prints: one pipe keeps their order. Results the
-program sends to the server itself; both take turns by a lock on the pipe.
+makes a failure in the author's words and lines of them. What only looks like that (a program may log `panic: …` of what it has
+recovered from) is passed on as soon as it is known to be none: the program lives on, or ends in another way.
+
+It also reads the standard output of an action, in which the engine (engine/channel.go) writes its log records between the lines
+that the action prints: one pipe keeps their order. Results the program sends to the server itself; both take turns by a lock on
+the pipe.
 
 Where `Run` has come to its end, the program's own end isn't waited for: it writes that as its last record, and only exits then.
 
@@ -19,9 +22,10 @@ import os
 import select
 import signal
 import struct
+import time
 from typing import Any
 
-from engines.go.crash import START, explain
+from engines.go.crash import STACK, START, TRACE, Crash, explain, start_of
 from engines.go.source import is_plain
 from engines.python.frames import Channel
 from engines.python.text import cut, cut_middle, encode
@@ -32,13 +36,19 @@ _PIECE = struct.Struct(">BH")
 _SIZES = struct.Struct(">II")
 _READ_BYTES = 64 << 10
 _KEPT_OF_CRASH = 256 << 10  # bytes: a traceback of many goroutines is cut there
+_END_OF_TRACE = 4 << 10  # bytes, in which some of a traceback's lines are, if it is still one
 _KEPT_OF_LINE = 32 << 10
+_PATIENCE_S = 0.2  # within which the runtime writes its stack below the first of its last words
+_PATIENCE_WITH_STACK_S = 2.0  # within which it has ended then; it counts the frames of an endless recursion, which takes a while
 _LEVELS = {ord("d"): "debug", ord("i"): "info", ord("e"): "error"}
 _ENVIRONMENT = ("PATH", "HOME", "TMPDIR", "LANG", "TZ")
 _SAMPLE = "package actions\n\nfunc Run(engine *Engine) {}\n"
 _SAMPLE_HEADER: dict[str, Any] = {"source_bytes": len(_SAMPLE), "limits": {"memory_bytes": 0, "tasks": 0}}
 _LAST = b'{"dropped":0}'
 _COMPLETED = _MARK + _PIECE.pack(ord("f"), len(_LAST)) + _LAST
+# The runtime maps memory that it doesn't touch, a heap arena's map of 32 MiB for one, and RLIMIT_DATA counts it: a program that
+# does nothing needs 40 MiB by that count, one with net/http 76. GOMEMLIMIT, and a scope, count what is touched.
+_UNTOUCHED_BYTES = 48 << 20
 _MARGIN = 0.85  # of the memory limit is where the collector begins to work hard; the rest is for stacks, files and us
 
 
@@ -58,7 +68,7 @@ def work(place: Place) -> int:
         return 0
     header = json.loads(_read(place.job, _SIZES.unpack(sizes)[0]))
     source = _read(place.job, header["source_bytes"]).decode("utf-8", "replace")
-    place.confine(header["limits"])
+    place.confine(header["limits"] | {"memory_bytes": header["limits"]["memory_bytes"] + _UNTOUCHED_BYTES})
     return _Run(place, header, source).execute(program)
 
 
@@ -154,13 +164,14 @@ class _Run:
         os.close(ended)
 
     def _ready(self, poll: "select.poll") -> list[tuple[int, int]]:
-        found = poll.poll()
+        found = poll.poll(self._errors.patience_ms())
         for fd, _ in found:
             if (taker := self._readers.get(fd)) is not None:
                 data = os.read(fd, _READ_BYTES)
                 taker.take(data)
                 if not data:
                     poll.unregister(fd)
+        self._errors.let_go()
         return found
 
     def _drain(self) -> None:
@@ -172,11 +183,10 @@ class _Run:
                     taker.take(data)
 
     def _conclude(self, status: int) -> int:
-        crash = explain(self._errors.last_words(), self._source, self._header["limits"]) if status else None
+        crash = self._crash(status)
         if crash is not None:
             self._channel.log("error", encode(cut_middle(crash.traceback)))
             return self._fail(crash.kind, crash.message)
-        self._errors.pass_on()
         if os.WIFSIGNALED(status):
             _end_by(os.WTERMSIG(status))
         if (code := os.waitstatus_to_exitcode(status)) != 0:
@@ -184,6 +194,16 @@ class _Run:
             return self._fail(last.get("kind", "error"), last.get("message", f"the action exited with status {code}"))
         self._channel.send({"type": "done", "dropped": self._output.dropped})
         return 0
+
+    def _crash(self, status: int) -> Crash | None:
+        """Passes on what was written to standard error and isn't the crash's."""
+        words = self._errors.words()
+        start = start_of(words, status) if not self._output.last else None
+        if start is None:
+            self._errors.pass_on()
+            return None
+        self._errors.pass_on(start)
+        return explain(words[start:].decode("utf-8", "replace"), self._source, self._header["limits"])
 
     def _fail(self, kind: str, message: str) -> int:
         self._channel.send({"type": "failed", "kind": kind, "message": message, "dropped": self._output.dropped})
@@ -267,30 +287,71 @@ class _Output:
 
 
 class _Errors:
-    """Standard error: passed on as it comes, but for what may be the runtime's last words."""
+    """Standard error: passed on as it comes, but for what may be the runtime's last words.
+
+    Those are kept even when they were passed on after all: a program may be slow in dying.
+    """
 
     def __init__(self) -> None:
         self._held = bytearray()
-        self._is_crash = False
+        self._words = bytearray()
+        self._held_since: float | None = None
+        self._has_stack = False
 
     def take(self, data: bytes) -> None:
         self._held += data
-        if not self._is_crash and (found := START.search(self._held)):
-            self._write(bytes(self._held[: found.start()]))
-            del self._held[: found.start()]
-            self._is_crash = True
-        if not self._is_crash:
-            end = self._held.rfind(b"\n") + 1
-            self._write(bytes(self._held[:end]))
-            del self._held[:end]
-        elif len(self._held) > _KEPT_OF_CRASH:
-            del self._held[_KEPT_OF_CRASH:]
+        if self._words:
+            self._words += data[: _KEPT_OF_CRASH - len(self._words)]
+        if self._held_since is None:
+            self._hold_or_pass_on()
+        self._has_stack = self._held_since is not None and (self._has_stack or STACK.search(self._held) is not None)
+        if self._held_since is not None and len(self._held) > _KEPT_OF_CRASH:
+            if self._has_stack and TRACE.search(self._held, len(self._held) - _END_OF_TRACE):
+                del self._held[_KEPT_OF_CRASH:]
+            else:
+                self._release()
 
-    def last_words(self) -> str:
-        return self._held.decode("utf-8", "replace") if self._is_crash else ""
+    def _hold_or_pass_on(self) -> None:
+        """Whole lines; from the first one on that may begin a crash they are held."""
+        if (found := START.search(self._held)) is None:
+            self._pass_lines_on()
+            return
+        self._write(bytes(self._held[: found.start()]))
+        del self._held[: found.start()]
+        self._words = self._held[:_KEPT_OF_CRASH]
+        self._held_since = time.monotonic()
 
-    def pass_on(self) -> None:
-        self._write(bytes(self._held))
+    def patience_ms(self) -> float | None:
+        """How long to wait for more before `let_go`; None: for ever."""
+        return None if self._held_since is None else max(0.0, (self._due() - time.monotonic()) * 1000)
+
+    def let_go(self) -> None:
+        """Passes on what is held, when the program has lived on for too long since."""
+        if self._held_since is not None and time.monotonic() >= self._due():
+            self._release()
+
+    def _due(self) -> float:
+        assert self._held_since is not None
+        return self._held_since + (_PATIENCE_WITH_STACK_S if self._has_stack else _PATIENCE_S)
+
+    def _release(self) -> None:
+        self._held_since = None
+        self._has_stack = False
+        self._pass_lines_on()
+
+    def _pass_lines_on(self) -> None:
+        end = self._held.rfind(b"\n") + 1
+        self._write(bytes(self._held[:end]))
+        del self._held[:end]
+
+    def words(self) -> bytes:
+        """From the last line on that may have begun a crash."""
+        return bytes(self._words)
+
+    def pass_on(self, start: int | None = None) -> None:
+        """What is held, up to the crash that begins at `start` of the words."""
+        end = None if start is None else max(0, start - (len(self._words) - len(self._held)))
+        self._write(bytes(self._held[:end]))
 
     def _write(self, data: bytes) -> None:
         while data:

@@ -5,6 +5,7 @@
 // whatever happens next.
 
 const fs = require('node:fs');
+const { wellFormed } = require('./text');
 
 const SIZES = 8; // bytes of the two lengths
 const LEAST_LOG_BYTES = 32; // what an entry counts at least, as the server counts it
@@ -66,7 +67,7 @@ class Channel {
   }
 
   send(header, blob = Buffer.alloc(0)) {
-    this.write(Buffer.from(stringify(header)), blob);
+    this.write(Buffer.from(wellFormed(stringify(header))), blob);
   }
 
   write(header, blob) {

@@ -4,6 +4,7 @@
 // The channel is writable by the tenant: the server repeats these checks on what it receives (engines/python/checks.py).
 
 const { inspect } = require('node:util');
+const { shorten } = require('./text');
 
 const TOKEN = "[!#$%&'*+.^_`|~0-9A-Za-z-]+"; // RFC 9110, 5.6.2
 const QUOTED = String.raw`"(?:[\t \x21\x23-\x5b\x5d-\x7e]|\\[\t \x21-\x7e])*"`;
@@ -19,10 +20,11 @@ const FORBIDDEN_HEADERS = new Set([
   ...['clear-site-data', 'service-worker-allowed', 'strict-transport-security'], // would reach past this action
 ]);
 const OWN_COOKIES = 'codeactions';
+const MAX_SHOWN = 80; // characters
 
 /** A number from 200 to 599, given as such or as a string of digits. */
 function statusCode(status) {
-  const isNumber = Number.isInteger(status) || (typeof status === 'string' && /^[0-9]{3}$/.test(status));
+  const isNumber = Number.isInteger(status) || (typeof status === 'string' && /^0*[0-9]{3}$/.test(status));
   const number = isNumber ? Number(status) : NaN;
   if (number >= 200 && number <= 599) return number;
   throw new TypeError(`status_code ${shown(status)}: it must be a number from 200 to 599`);
@@ -77,8 +79,7 @@ function kind(value) {
 }
 
 function shown(value) {
-  const text = inspect(value, { depth: 0, breakLength: Infinity });
-  return text.length <= 80 ? text : `${text.slice(0, 79)}…`;
+  return shorten(inspect(value, { depth: 0, breakLength: Infinity }), MAX_SHOWN);
 }
 
 module.exports = { contentType, headers, shown, statusCode };

@@ -5,10 +5,9 @@
 
 const fs = require('node:fs');
 const path = require('node:path');
-const { types } = require('node:util');
 const { fileURLToPath } = require('node:url');
 const { cutMiddle, oneLine } = require('./text');
-const { toLogText } = require('./values');
+const { isError, toLogText } = require('./values');
 const { FILE } = require('./source');
 
 const MIB = 1024 * 1024;
@@ -31,7 +30,7 @@ function kindOf(error, limits) {
 
 function outOfMemory(limits) {
   const limit = Number.isInteger(limits.memory_bytes) ? `: the limit is ${Math.floor(limits.memory_bytes / MIB)} MiB` : '';
-  return `out of memory${limit}`;
+  return `out of memory${limit}; raise memory or use less`;
 }
 
 function isOutOfMemory(error) {
@@ -53,7 +52,7 @@ function summary(error) {
 
 function headline(error) {
   try {
-    if (!types.isNativeError(error)) return `uncaught ${toLogText(error)}`;
+    if (!isError(error)) return `uncaught ${toLogText(error)}`;
     const name = nameOf(error);
     const text = String(error.message);
     return text ? `${name}: ${text}` : name;
@@ -88,7 +87,7 @@ function placeIn(frame) {
 
 function stackOf(error) {
   try {
-    return types.isNativeError(error) && typeof error.stack === 'string' ? error.stack.split('\n') : [];
+    return isError(error) && typeof error.stack === 'string' ? error.stack.split('\n') : [];
   } catch {
     return [];
   }
@@ -103,7 +102,7 @@ function trace(error, lines, depth) {
 
 /** What caused it, and the members of an AggregateError. */
 function related(error, lines, depth) {
-  if (!types.isNativeError(error) || depth === 0) return [];
+  if (!isError(error) || depth === 0) return [];
   const members = Array.isArray(error.errors) ? error.errors.map((member) => ['One of the errors', member]) : [];
   const cause = Object.hasOwn(error, 'cause') ? [['Caused by', error.cause]] : [];
   return [...members, ...cause].map(([word, other]) => `${word}: ${trace(other, lines, depth - 1)}`);

@@ -83,8 +83,8 @@ class Run {
   exit(status) {
     if (status !== 0) this.endFailed('error', `the action exited with status ${status}`);
     if (this.hasEnded) this.leave(status);
+    if (this.isPlain && this.streams.printed) this.setPrinted(); // which may still fail the run
     this.hasEnded = true;
-    if (this.isPlain && this.streams.printed) this.setPrinted();
     this.streams.end();
     this.channel.send({ type: 'done', dropped: this.channel.dropped });
     this.leave(0);

@@ -71,7 +71,13 @@ async function executeCommonJs(execute, { module, require }) {
   const local = execute.call(module.exports, module.exports, require, module, PATH, '/tmp');
   module.loaded = true;
   const exported = module.exports;
-  return exported?.Run ?? (typeof exported === 'function' ? exported : local);
+  return methodRun(exported) ?? (typeof exported === 'function' ? exported : local);
+}
+
+/** The object's `Run`, which finds the object as its `this`. */
+function methodRun(exported) {
+  const run = exported?.Run;
+  return typeof run === 'function' ? (engine) => Reflect.apply(run, exported, [engine]) : run;
 }
 
 function makeModule(isMain) {
@@ -100,7 +106,7 @@ function compileModule(source, require) {
     await module.link((specifier) => load(specifier, require));
     await module.evaluate();
     const { Run, default: main } = module.namespace;
-    return Run ?? main?.Run ?? (typeof main === 'function' ? main : local);
+    return Run ?? methodRun(main) ?? (typeof main === 'function' ? main : local);
   };
 }
 

@@ -21,7 +21,7 @@ function cut(content) {
 function cutMiddle(content) {
   if (content.length <= MAX_LOG_CHARACTERS) return content;
   const tail = MAX_LOG_CHARACTERS - HEAD_OF_TRACEBACK - TRUNCATED.length - 2;
-  return `${content.slice(0, HEAD_OF_TRACEBACK)}\n${TRUNCATED}\n${content.slice(-tail)}`;
+  return `${content.slice(0, endOf(content, HEAD_OF_TRACEBACK))}\n${TRUNCATED}\n${lastOf(content, tail)}`;
 }
 
 /** Where the first `count` code points of a text end. */
@@ -31,9 +31,26 @@ function endOf(text, count) {
   return end;
 }
 
-function oneLine(text) {
-  const line = text.split(/\s+/).filter(Boolean).join(' ');
-  return line.length <= MAX_MESSAGE ? line : `${line.slice(0, MAX_MESSAGE - 1)}…`;
+/** The last `size` units of a text, without the second half of a pair at its beginning. */
+function lastOf(text, size) {
+  const start = text.length - size;
+  return text.slice(text.codePointAt(start - 1) > 0xffff ? start + 1 : start);
 }
 
-module.exports = { MAX_LOG_CHARACTERS, cut, cutMiddle, encode, oneLine };
+function oneLine(text) {
+  return shorten(text.split(/\s+/).filter(Boolean).join(' '), MAX_MESSAGE);
+}
+
+/** At most `limit` code points. */
+function shorten(text, limit) {
+  if (text.length <= limit || endOf(text, limit) === text.length) return text;
+  return `${text.slice(0, endOf(text, limit - 1))}…`;
+}
+
+/** JSON.stringify writes a lone surrogate as its escape, which many readers refuse: U+FFFD takes its place. */
+function wellFormed(json) {
+  if (!json.includes('\\ud')) return json;
+  return json.replace(/\\(?:ud[89a-f][0-9a-f]{2}|.)/g, (escape) => (escape.startsWith('\\ud') ? '\ufffd' : escape));
+}
+
+module.exports = { MAX_LOG_CHARACTERS, cut, cutMiddle, encode, oneLine, shorten, wellFormed };

@@ -2,7 +2,7 @@
 // What `result.set` and `log` make of a value: the bytes of the answer, the text of an entry.
 
 const { inspect, types } = require('node:util');
-const { encode } = require('./text');
+const { encode, wellFormed } = require('./text');
 
 const { stringify } = JSON; // an action may change the one it finds
 
@@ -42,7 +42,7 @@ function toJson(value) {
 
 function isJsonValue(value) {
   if (typeof value === 'number') return Number.isFinite(value);
-  if (types.isNativeError(value)) return false;
+  if (isError(value)) return false;
   return value === null || typeof value === 'boolean' || typeof value === 'string' || typeof value === 'object';
 }
 
@@ -62,8 +62,17 @@ function entriesOf(map) {
   return hasNames ? Object.fromEntries(map) : [...map];
 }
 
+/** Also one that came from a thread: node makes it anew, with its class but not as an error of the language's own. */
+function isError(value) {
+  try {
+    return types.isNativeError(value) || value instanceof Error;
+  } catch {
+    return false; // a proxy of the author's
+  }
+}
+
 function asText(value) {
-  if (types.isNativeError(value)) return `${value.name}: ${value.message}`;
+  if (isError(value)) return `${value.name}: ${value.message}`;
   return typeof value === 'object' || typeof value === 'function' ? inspect(value) : String(value);
 }
 
@@ -77,10 +86,4 @@ function holdsItself(value, above) {
   return found;
 }
 
-/** JSON.stringify writes a lone surrogate as its escape, which many readers refuse: U+FFFD takes its place. */
-function wellFormed(json) {
-  if (!json.includes('\\ud')) return json;
-  return json.replace(/\\(?:ud[89a-f][0-9a-f]{2}|.)/g, (escape) => (escape.startsWith('\\ud') ? '\ufffd' : escape));
-}
-
-module.exports = { toBytes, toLogText };
+module.exports = { isError, toBytes, toLogText };

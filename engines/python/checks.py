@@ -12,6 +12,7 @@ _PARAMETER = rf"{_TOKEN.pattern}=(?:{_TOKEN.pattern}|{_QUOTED})"
 # RFC 9110, 8.3.1. Blanks belong to what follows them, so that each text matches in one way only: with two, the time doubles
 # with each semicolon, and it is the server's time. None at the end: HTTP/1.1 can't send them.
 _MEDIA_TYPE = re.compile(rf"{_TOKEN.pattern}/{_TOKEN.pattern}(?:[ \t]*;(?:[ \t]*{_PARAMETER})?)*")
+_STATUS_DIGITS = re.compile(r"0*[0-9]{3}")
 _VALUE = re.compile(r"[\t\x20-\x7e]*")
 MAX_HEADER_BYTES = 16 * 1024  # names and values together: proxies in front refuse more
 _HOP_BY_HOP = {"connection", "keep-alive", "proxy-connection", "te", "trailer", "trailers", "transfer-encoding", "upgrade"}
@@ -25,7 +26,7 @@ OWN_COOKIES = "codeactions"
 def status_code(status: object) -> int:
     """A number from 200 to 599, given as such or as a string of digits."""
     is_number = isinstance(status, int) and not isinstance(status, bool)
-    is_digits = isinstance(status, str) and status.isascii() and status.isdigit() and len(status) == 3
+    is_digits = isinstance(status, str) and _STATUS_DIGITS.fullmatch(status) is not None
     if is_number or is_digits:
         number = int(status)  # type: ignore[call-overload]
         if 200 <= number <= 599:

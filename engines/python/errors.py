@@ -84,11 +84,15 @@ def _place(shown: traceback.TracebackException) -> str:
 
 def _kind(error: BaseException, limits: dict[str, object]) -> tuple[str, str]:
     if isinstance(error, MemoryError):
-        limit = limits.get("memory_bytes")
-        return "out_of_memory", "out of memory" + (f": the limit is {limit // _MIB} MiB" if isinstance(limit, int) else "")
+        return "out_of_memory", _out_of_memory(limits.get("memory_bytes"))
     if _is_refused_process(error):
         return "too_many_processes", f"too many processes or threads: the limit is {limits.get('tasks')}"
     return "error", summary(error)
+
+
+def _out_of_memory(limit: object) -> str:
+    named = f": the limit is {limit // _MIB} MiB" if isinstance(limit, int) else ""
+    return f"out of memory{named}; raise memory or use less"
 
 
 def _is_refused_process(error: BaseException) -> bool:

@@ -22,10 +22,13 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
+from engines.python.text import encode
+
 SIZES = struct.Struct(">II")
 _LEDGER = struct.Struct("=QQ")  # bytes logged, entries dropped
 _LEAST_LOG_BYTES = 32  # what an entry counts at least, as the server counts it
 _LOG_HEADERS = {level: json.dumps({"type": "log", "level": level}).encode() for level in ("debug", "info", "error")}
+_to_json = json.JSONEncoder(ensure_ascii=False).encode  # a lone surrogate as it is, for `encode`: its escape no reader takes
 _HANDLED = tuple(signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP})
 
 
@@ -94,7 +97,7 @@ class Channel:
         self._send(_LOG_HEADERS[level], content, is_log=True)
 
     def send(self, header: dict[str, object], blob: bytes = b"") -> None:
-        self._send(json.dumps(header).encode(), blob, is_log=False)
+        self._send(encode(_to_json(header)), blob, is_log=False)
 
     def _send(self, header: bytes, blob: bytes, *, is_log: bool) -> None:
         with self._lock:

@@ -1,7 +1,9 @@
 """The cases that every engine must pass, on the Go engine by itself: real builds, a real parent, real pipes."""
 
+import contextlib
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,19 +14,29 @@ import msgspec
 import pytest
 
 from engines.go.build import FLAGS, lay_out, settings_of_toolchain
-from tests.cases import ROOT, Case, check_logs, check_result, is_text, load_cases
-from tests.engines.conftest import ENVIRONMENT, HANG_GUARD, Ran, drain, frame, read_frames, start
+from tests.cases import ROOT, Case, CaseLimits, check_logs, check_result, is_text, load_cases
+from tests.engines.conftest import ENVIRONMENT, HANG_GUARD, Ran, drain, frame, next_uid, read_frames, start
 from tests.golang import toolchain_cache
 
 CASES = load_cases("go")
 BUILD_GUARD = 600.0  # seconds for all cases at once, the standard library among them
 _CHILD = f"""
-import sys
+import json, os, resource, sys
 sys.path.insert(0, {str(ROOT)!r})
 from engines.go.run import work
 from engines.spec import Place
-job, answers, program = map(int, sys.argv[1:])
-sys.exit(work(Place(job, answers, 0, lambda limits: None, lambda: program)))
+job, answers, program, uid = map(int, sys.argv[1:5])
+named = json.loads(sys.argv[5])
+def confine(limits):
+    if "memory_bytes" in named:
+        resource.setrlimit(resource.RLIMIT_DATA, (limits["memory_bytes"],) * 2)
+    if "tasks" in named:
+        resource.setrlimit(resource.RLIMIT_NPROC, (limits["tasks"],) * 2)
+if os.getuid() == 0 and "tasks" in named:
+    # root is exempt from the limit; a uid of its own has only its own processes counted
+    os.setresgid(uid, uid, uid)
+    os.setresuid(uid, uid, uid)
+sys.exit(work(Place(job, answers, 0, confine, lambda: program)))
 """
 
 
@@ -64,20 +76,21 @@ def run(program: Path, case: Case) -> Ran:
         "max_log_bytes": 1 << 20,
         "max_result_bytes": 10 << 20,
     }
-    return send(program, frame(header, text + case.request.body_bytes))
+    return send(program, frame(header, text + case.request.body_bytes), case.limits)
 
 
-def send(program: Path, job: bytes) -> Ran:
+def send(program: Path, job: bytes, limits: CaseLimits) -> Ran:
     (job_in, job_out), (out_in, out_out) = os.pipe(), os.pipe()
     binary = os.open(program, os.O_RDONLY)
     given = (job_in, out_out, binary)
     child = subprocess.Popen(
-        [sys.executable, "-I", "-c", _CHILD, *map(str, given)],
+        [sys.executable, "-I", "-c", _CHILD, *map(str, given), str(next_uid()), msgspec.json.encode(limits).decode()],
         env=ENVIRONMENT,
         pass_fds=given,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
+        start_new_session=True,
     )
     for fd in given:
         os.close(fd)
@@ -93,6 +106,8 @@ def send(program: Path, job: bytes) -> Ran:
     with open(job_out, "wb") as pipe:
         pipe.write(job)
     status = child.wait(HANG_GUARD)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(child.pid, signal.SIGKILL)  # in the appliance the run's pid namespace does this
     for reader in readers:
         reader.join(HANG_GUARD)
         assert not reader.is_alive()

@@ -5,9 +5,12 @@ import json
 import subprocess
 import sys
 
+import pytest
+
+from appliance.runner.wire import FrameReader, Log, Malformed
 from tests.appliance import INTERPRETER
 from tests.cases import ROOT, CaseRequest
-from tests.engines.conftest import HANG_GUARD, Worker
+from tests.engines.conftest import HANG_GUARD, Worker, frame
 
 STDLIB_WITH_EFFECTS = {"antigravity", "this", "idlelib", "turtledemo", "__phello__"}
 
@@ -57,6 +60,15 @@ def test_the_logs_of_forked_children_count_towards_the_limit(worker: Worker) -> 
     ran = worker.run(FORKS, max_log_bytes=100)
     assert len(ran.logs) == 2
     assert ran.last == {"type": "done", "dropped": 1}
+
+
+def test_what_came_before_a_frame_that_is_none_is_read() -> None:
+    data = frame({"type": "log", "level": "info"}, b"before") + b"\xff" * 8
+    frames = FrameReader(max_result_bytes=100).feed(data)
+    head, blob = next(frames)
+    assert (isinstance(head, Log), blob) == (True, b"before")
+    with pytest.raises(Malformed):
+        next(frames)
 
 
 def test_output_on_descriptor_1_of_an_action_goes_to_its_pipe(worker: Worker) -> None:

@@ -476,8 +476,9 @@ def test_an_action_that_copes_with_a_refused_fork_has_completed(appliance: Appli
 
 def test_more_memory_than_allowed_fails_the_run_by_name(appliance: Appliance) -> None:
     answer = appliance.run("def Run(engine):\n    bytearray(1 << 30)\n")
-    end = "; raise memory or use less" if appliance.has_scopes else " (line 2)"  # the kernel's word, or the interpreter's
-    assert (answer.status, answer.json()) == (500, {"message": f"out of memory: the limit is 256 MiB{end}"})
+    place = "" if appliance.has_scopes else " (line 2)"  # the kernel's word, or the interpreter's
+    message = f"out of memory: the limit is 256 MiB; raise memory or use less{place}"
+    assert (answer.status, answer.json()) == (500, {"message": message})
     assert appliance.run_of(answer)["extra"]["outcome"] == "out_of_memory"
 
 

@@ -33,7 +33,7 @@ var levels = map[string]byte{"debug": 'd', "info": 'i', "error": 'e'}
 // sendLog writes a record to standard output: for each piece of the text the mark, the level (0 if more pieces follow), the
 // piece's length (u16, big-endian) and the piece.
 func sendLog(level, text string) {
-	content := []byte(cut(strings.ToValidUTF8(text, "\uFFFD")))
+	content := []byte(cut(valid(text)))
 	channel.Lock()
 	defer channel.Unlock()
 	size := len(content)
@@ -108,7 +108,7 @@ func endWith(status int, last map[string]any) {
 }
 
 func oneLine(text string) string {
-	line := []rune(strings.Join(strings.Fields(strings.ToValidUTF8(text, "\uFFFD")), " "))
+	line := []rune(strings.Join(strings.Fields(valid(text)), " "))
 	if len(line) > 500 {
 		return string(line[:499]) + "…"
 	}

@@ -7,10 +7,13 @@ package engine
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"strings"
+	"syscall"
 
 	_ "codeactions/quiet"
 )
@@ -125,6 +128,9 @@ type jobHeader struct {
 	Headers        [][2]string `json:"headers"`
 	MaxLogBytes    int         `json:"max_log_bytes"`
 	MaxResultBytes int         `json:"max_result_bytes"`
+	Limits         struct {
+		Tasks int `json:"tasks"`
+	} `json:"limits"`
 }
 
 var run func(*Engine) error
@@ -143,9 +149,19 @@ func Use[F func(*Engine) | func(*Engine) error](function F) {
 func Main() {
 	err := run(newEngine())
 	if err != nil {
-		fail("error", err.Error(), err.Error())
+		kind, message := explain(err)
+		fail(kind, message, err.Error())
 	}
 	end()
+}
+
+// explain: a program that could not be started for lack of processes isn't the author's mistake but a limit.
+func explain(err error) (kind, message string) {
+	var refused *fs.PathError
+	if errors.As(err, &refused) && refused.Op == "fork/exec" && errors.Is(refused.Err, syscall.EAGAIN) {
+		return "too_many_processes", fmt.Sprintf("too many processes or threads: the limit is %d", job.header.Limits.Tasks)
+	}
+	return "error", err.Error()
 }
 
 func newEngine() *Engine {
@@ -161,7 +177,7 @@ func newEngine() *Engine {
 		name := canonical(pair[0])
 		header.values[name] = append(header.values[name], pair[1])
 	}
-	text := strings.ToValidUTF8(string(body), "\uFFFD")
+	text := valid(string(body))
 	request := Request{params, header, text, Log{}, head.Method, head.Path, body}
 	return &Engine{params, header, text, Log{}, Result{}, request}
 }

@@ -5,26 +5,25 @@ import (
 	"encoding"
 	"encoding/json"
 	"fmt"
-	"math"
 	"reflect"
-	"strings"
 )
 
 // bytesOf is what Result.Set makes of a value. What JSON can't hold becomes its text (%v): inside a map, slice or struct as a
-// JSON string, so that the JSON stays valid; on its own as plain text, or as a JSON string when the content type is JSON.
+// JSON string, so that the JSON stays valid; on its own as plain text, or as a JSON string when the content type is JSON. So
+// does an error, of which encoding/json would write the exported fields, mostly none.
 func bytesOf(value any, asJSON bool) []byte {
 	switch typed := value.(type) {
 	case string:
-		return []byte(strings.ToValidUTF8(typed, "\uFFFD"))
+		return []byte(valid(typed))
 	case []byte:
 		return typed
 	}
-	if text, err := marshal(value); err == nil {
+	if text, err := marshal(value); err == nil && !holdsError(reflect.ValueOf(value)) {
 		return text
 	}
 	plain := plainOf(reflect.ValueOf(value), nil)
 	if text, isText := plain.(string); isText && !asJSON {
-		return []byte(strings.ToValidUTF8(text, "\uFFFD"))
+		return []byte(valid(text))
 	}
 	text, err := marshal(plain)
 	if err != nil {
@@ -43,16 +42,84 @@ func marshal(value any) ([]byte, error) {
 
 const circle = "[...]" // what stands for a value that holds itself
 
+// holdsError: whether there is an error in it that doesn't say itself how it is to be written. value has been marshalled, so it
+// doesn't hold itself.
+func holdsError(value reflect.Value) bool {
+	if !value.IsValid() || !mayHoldError(value.Type(), map[reflect.Type]bool{}) {
+		return false
+	}
+	if value.CanInterface() {
+		switch value.Interface().(type) {
+		case json.Marshaler, encoding.TextMarshaler:
+			return false
+		case error:
+			return !isNil(value)
+		}
+	}
+	switch value.Kind() {
+	case reflect.Pointer, reflect.Interface:
+		return holdsError(value.Elem())
+	case reflect.Map:
+		for entries := value.MapRange(); entries.Next(); {
+			if holdsError(entries.Value()) {
+				return true
+			}
+		}
+	case reflect.Slice, reflect.Array:
+		for index := 0; index < value.Len(); index++ {
+			if holdsError(value.Index(index)) {
+				return true
+			}
+		}
+	case reflect.Struct:
+		for _, one := range membersOf(value) {
+			if holdsError(one.value) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+var errorType = reflect.TypeOf((*error)(nil)).Elem()
+
+// mayHoldError spares a look at each item of a long slice: seen are the types that are being looked at.
+func mayHoldError(held reflect.Type, seen map[reflect.Type]bool) bool {
+	if held.Implements(errorType) || held.Kind() == reflect.Interface {
+		return true
+	}
+	if seen[held] {
+		return false
+	}
+	seen[held] = true
+	switch held.Kind() {
+	case reflect.Pointer, reflect.Map, reflect.Slice, reflect.Array:
+		return mayHoldError(held.Elem(), seen)
+	case reflect.Struct:
+		for index := 0; index < held.NumField(); index++ {
+			if mayHoldError(held.Field(index).Type, seen) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+func isNil(value reflect.Value) bool {
+	switch value.Kind() {
+	case reflect.Pointer, reflect.Map, reflect.Slice, reflect.Interface, reflect.Func, reflect.Chan:
+		return value.IsNil()
+	}
+	return false
+}
+
 // plainOf returns value with all that JSON can't hold as its text. above are the containers that hold it.
 func plainOf(value reflect.Value, above []uintptr) any {
-	if !value.IsValid() {
+	if !value.IsValid() || isNil(value) {
 		return nil
 	}
 	switch value.Kind() {
 	case reflect.Pointer, reflect.Map, reflect.Slice:
-		if value.IsNil() {
-			return nil
-		}
 		for _, address := range above {
 			if address == value.Pointer() {
 				return circle
@@ -61,17 +128,9 @@ func plainOf(value reflect.Value, above []uintptr) any {
 		above = append(above[:len(above):len(above)], value.Pointer())
 	case reflect.Interface:
 		return plainOf(value.Elem(), above)
-	case reflect.Float32, reflect.Float64:
-		if number := value.Float(); !math.IsNaN(number) && !math.IsInf(number, 0) {
-			return value.Interface()
-		}
-		return fmt.Sprint(value.Interface())
 	}
 	if value.CanInterface() && isLeaf(value) {
-		if _, err := marshal(value.Interface()); err == nil {
-			return value.Interface()
-		}
-		return fmt.Sprint(value.Interface())
+		return plainOfLeaf(value.Interface())
 	}
 	return plainOfContainer(value, above)
 }
@@ -79,7 +138,7 @@ func plainOf(value reflect.Value, above []uintptr) any {
 // isLeaf: what says itself how it is to be written, and what holds nothing.
 func isLeaf(value reflect.Value) bool {
 	switch value.Interface().(type) {
-	case json.Marshaler, encoding.TextMarshaler, []byte:
+	case json.Marshaler, encoding.TextMarshaler, error, []byte:
 		return true
 	}
 	switch value.Kind() {
@@ -87,6 +146,18 @@ func isLeaf(value reflect.Value) bool {
 		return false
 	}
 	return true
+}
+
+func plainOfLeaf(value any) any {
+	switch typed := value.(type) {
+	case json.Marshaler, encoding.TextMarshaler:
+	case error:
+		return typed.Error()
+	}
+	if _, err := marshal(value); err != nil {
+		return fmt.Sprint(value)
+	}
+	return value
 }
 
 func plainOfContainer(value reflect.Value, above []uintptr) any {
@@ -119,18 +190,9 @@ func keyOf(key reflect.Value) string {
 }
 
 func plainOfStruct(value reflect.Value, above []uintptr) any {
-	members := map[string]any{}
-	for index := 0; index < value.NumField(); index++ {
-		field := value.Type().Field(index)
-		name, options, _ := strings.Cut(field.Tag.Get("json"), ",")
-		isLeftOut := strings.Contains(options, "omitempty") && value.Field(index).IsZero()
-		if !field.IsExported() || field.Tag.Get("json") == "-" || isLeftOut {
-			continue
-		}
-		if name == "" {
-			name = field.Name
-		}
-		members[name] = plainOf(value.Field(index), above)
+	members := object{}
+	for _, one := range membersOf(value) {
+		members = append(members, named{one.name, plainOf(one.value, above)})
 	}
 	return members
 }
