@@ -107,8 +107,8 @@ class Sweep:
         return self._slots is not None or status.get("Uid", "").split()[:1] == [str(os.geteuid())]
 
     def _has_free_uid(self, status: dict[str, str], depth: int) -> bool:
-        """A launcher in a container may have the same uids. Ours are two namespaces below us; what never got into a sandbox, or was
-        put there by hand, is in our own; the name server and the sandboxes of a container are in neither.
+        """A launcher in a container may have the same uids. Our sandboxes are two namespaces below us, and what was put there by
+        hand is in our own; the name server and the sandboxes of a container are in neither.
         """
         if len(status.get("NSpid", "").split()) - depth not in (0, _DEPTH_OF_SANDBOX):
             return False
