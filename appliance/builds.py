@@ -159,7 +159,8 @@ class Builds:
 
     def _failure(self, key: str) -> NotBuilt | None:
         """How its build ended at last, in this server or in one before it."""
-        if key not in self._failures and (failure := _load_failure(self._failure_path(key))) is not None:
+        is_unknown = key not in self._failures and key not in self._open  # a program in memory is one that compiled
+        if is_unknown and (failure := _load_failure(self._failure_path(key))) is not None:
             self._remember(key, failure)
         return self._failures.get(key)
 
@@ -251,7 +252,7 @@ class Builds:
             self._keep_open(key, program)
         if next(reversed(self._open)) != key:
             self._open.move_to_end(key)
-            with suppress(FileNotFoundError):  # it was evicted there
+            with suppress(OSError):  # it was evicted there
                 os.utime(self._path(key))
         return os.dup(self._open[key])
 
@@ -394,7 +395,7 @@ def _store_failure(failure: NotBuilt, path: Path) -> None:
 def _load_failure(path: Path) -> NotBuilt | None:
     try:
         return msgspec.json.decode(path.read_bytes(), type=NotBuilt)
-    except (FileNotFoundError, msgspec.DecodeError):  # another version of us may have written it: it is built again then
+    except (OSError, msgspec.DecodeError):  # another version of us may have written it: it is built again then
         return None
 
 
