@@ -30,4 +30,8 @@ def test_in_scopes_no_probe_gets_more_memory_by_more_processes(box: Box) -> None
     assert verdict(report, "use more memory in several processes") == "ok"
     assert verdict(report, "use more memory than it may") == "ok"
     assert verdict(report, "start more processes than it may") == "ok"
-    eventually(lambda: launchers(box) <= before)
+    try:
+        eventually(lambda: launchers(box) <= before)
+    except AssertionError:
+        left = [name for name in box.scopes() if name.rpartition("-")[0] not in before]
+        raise AssertionError(f"before: {before}; left: {box.run('systemctl', 'show', *left)}") from None
