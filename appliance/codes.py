@@ -17,13 +17,12 @@ SOURCE_LIMIT = MIB  # a source is under it
 TOO_BIG = "source code is too big"
 DEFAULT = "default"  # as a limit's value: back to the installation's
 
-
 E = TypeVar("E", bound=StrEnum)
 
 _NO_NUL = r"^[^\x00]*$"
-_LIMIT_MEMORY = r"^([0-9]+M|default)$"
-_LIMIT_CPU = r"^([0-9]+%|default)$"
-_LIMIT_TASKS = r"^([0-9]+|default)$"
+_LIMIT_MEMORY = r"^([0-9]{1,99}M|default)$"
+_LIMIT_CPU = r"^([0-9]{1,99}%|default)$"
+_LIMIT_TASKS = r"^([0-9]{1,99}|default)$"
 
 
 def _one_of(values: type[CodeType] | type[Language] | type[Network], *more: str) -> Meta:

@@ -32,6 +32,7 @@ REFUSED: list[tuple[dict[str, str | None], bytes, str]] = [
     ({"memory": "64"}, b"", "memory: takes a number of MiB such as 64M"),
     ({"memory": "31M"}, b"", "memory: takes at least 32M for python"),
     ({"memory": "1025M"}, b"", "memory: takes at most 1024M"),
+    ({"memory": f"{'9' * 5000}M"}, b"", "memory: takes a number of MiB such as 64M"),
     ({"memory": "99999999999M"}, b"", "memory: takes at most 1024M"),
     ({"cpu": "4%"}, b"", "cpu: takes at least 5%"),
     ({"cpu": "201%"}, b"", "cpu: takes at most 200%"),

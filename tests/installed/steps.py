@@ -36,8 +36,8 @@ _SYSTEMD_S = ["/etc/machine-id", "/var/lib/systemd", "/run/systemd", "/run/log",
 _OTHERS = ["/root/codeactions", "/run/box", "/var/cache", "/var/lib/vm-box", "/var/log", "/var/tmp"]
 UNRELATED = (*_ACCOUNTS, *_SYSTEMD_S, *_OTHERS)
 FOLDERS = ["/etc", "/usr/local", "/var", "/opt", "/root", "/srv", "/run"]
-# A quarter of a million files of a machine where people develop, between whose first and last nothing would be left.
-_UNLISTED = ["(", "-path", "/root/.*/*", "-o", "-path", "/usr/local/go/*", ")"]
+# What lies in a hidden folder, and in a toolchain: a quarter of a million files where people develop. The folders are listed.
+_UNLISTED = ["(", "-path", "*/.*/*", "-o", "-path", "*/go/*", ")"]
 
 
 class Host(Protocol):

@@ -76,14 +76,15 @@ def test_one_server_at_a_time_and_only_its_user(installed: BoxInstalled) -> None
 
 def test_a_claim_beyond_root_s_bounds_is_refused(installed: BoxInstalled) -> None:
     host = installed.host
-    host.run("sh", "-c", "mv /etc/codeactions/launcher.toml /root/; echo 'max_memory = \"64M\"' >/etc/codeactions/launcher.toml")
+    bounds = "/etc/codeactions/launcher.toml"
+    host.run("sh", "-c", f"mv {bounds} {bounds}.aside; echo 'max_memory = \"64M\"' >{bounds}")
     host.run("systemctl", "restart", "codeactions-launcher")
 
     def is_refused() -> bool:
         return b"max_memory" in installed.run("print('it ran')").body
 
     eventually(is_refused)
-    host.run("mv", "/root/launcher.toml", "/etc/codeactions/")
+    host.run("mv", f"{bounds}.aside", bounds)
     host.run("systemctl", "restart", "codeactions-launcher")
     eventually(lambda: installed.run("print('it ran')").status == 200)
 
