@@ -315,3 +315,9 @@ def _read_log(appliance: Appliance, ready: threading.Event) -> None:
             appliance.port = int(re.findall(r":(\d+)$", entry["url"])[0])
             ready.set()
     ready.set()
+
+
+def swept(appliance: Appliance) -> dict[str, int]:
+    """Its count of orphans, by kind."""
+    text = appliance.request("GET", "/metrics", headers={"Authorization": f"Token {ADMIN}"}).body.decode()
+    return {kind: int(float(value)) for kind, value in re.findall(r'(?m)^orphans_swept_total\{kind="(\w+)"\} (\S+)$', text)}

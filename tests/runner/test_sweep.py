@@ -4,7 +4,6 @@ Every launcher of this machine sweeps, so which of them has found a zygote is no
 """
 
 import os
-import re
 import signal
 import subprocess
 import time
@@ -15,14 +14,9 @@ from pathlib import Path
 import pytest
 
 from appliance.runner.launch.sweep import SWEEP_SECONDS
-from tests.appliance import ADMIN, HANG_GUARD, Appliance, alive, descendants, eventually, running, status_of
+from tests.appliance import HANG_GUARD, Appliance, alive, descendants, eventually, running, status_of, swept
 
 WAITS = "import time\ndef Run(engine):\n    engine.log.info('up')\n    time.sleep(60)\n"
-
-
-def swept(appliance: Appliance) -> dict[str, int]:
-    text = appliance.request("GET", "/metrics", headers={"Authorization": f"Token {ADMIN}"}).body.decode()
-    return {kind: int(float(value)) for kind, value in re.findall(r'(?m)^orphans_swept_total\{kind="(\w+)"\} (\S+)$', text)}
 
 
 @contextmanager

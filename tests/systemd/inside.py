@@ -9,7 +9,7 @@ from pathlib import Path
 import trio
 
 from appliance.runner.launch import bus, cgroups, killing
-from appliance.runner.launch.limits import Limits
+from appliance.runner.launch.limits import Limits, unit_properties
 from appliance.runner.launch.owners import own_mark
 from appliance.runner.launch.scopes import ScopeFailed, Scopes, open_scopes
 from tests.appliance import eventually
@@ -24,6 +24,13 @@ FORKS = "import os\nfor _ in range(4):\n    os.fork()\nwhile True:\n    if os.fo
 def bystander() -> int:
     """A process that outlives this program."""
     return subprocess.Popen(["sleep", "600"], start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).pid
+
+
+def zombie() -> int:
+    """A process that has ended and was not waited for."""
+    pid = os.posix_spawn("/bin/true", ["true"], {})
+    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+    return pid
 
 
 async def bound(nursery: trio.Nursery) -> None:
@@ -80,6 +87,36 @@ async def refused(nursery: trio.Nursery) -> None:
         print(error)
 
 
+async def ended(nursery: trio.Nursery) -> None:
+    """A sandbox that ends while systemd puts it into its scope: the kernel moves no zombie and says nothing of it."""
+    scopes = await open_scopes(nursery, LIMITS, 1)
+    pid = zombie()
+    try:
+        await scopes.make(1, pid)
+    except ScopeFailed as error:
+        print(error)
+
+
+async def given_up(nursery: trio.Nursery) -> None:
+    """Sandboxes that are killed when nobody waits for their scopes any more, as at a launcher's end."""
+    scopes = await open_scopes(nursery, LIMITS, 1)
+    for number in range(1, 101):
+        pid = bystander()
+        with trio.move_on_after(number / 100 * 0.003):
+            await scopes.make(number, pid)
+        os.kill(pid, 9)
+    print("given up")
+
+
+async def left(nursery: trio.Nursery) -> None:
+    """What a launcher that was killed at a bad moment leaves: a scope without a process."""
+    connection = await bus.connect(nursery)
+    pid = zombie()
+    name = f"codeactions-run-{'0' * 16}-1.scope"
+    await connection.start_scope(name, unit_properties(LIMITS, pid, None))
+    print(name)
+
+
 def _has_forked(folder: Path) -> bool:
     return len(cgroups.pids_of(folder)) > 2
 
@@ -103,8 +140,9 @@ async def emptied(_: trio.Nursery) -> None:
 
 
 async def main(name: str) -> None:
+    programs = (bound, cancelled, elsewhere, emptied, ended, given_up, left, refused, tried)
     async with trio.open_nursery() as nursery:
-        await {program.__name__: program for program in (bound, cancelled, elsewhere, emptied, refused, tried)}[name](nursery)
+        await {program.__name__: program for program in programs}[name](nursery)
         nursery.cancel_scope.cancel()
 
 

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from tests.appliance import eventually
+from tests.appliance import eventually, swept
 from tests.systemd.box import Box, BoxedAppliance, booted, service
 
 
@@ -26,6 +26,22 @@ def test_a_cancelled_call_harms_no_other(box: Box) -> None:
 
 def test_a_process_that_is_not_in_its_scope_is_noticed(box: Box) -> None:
     assert inside(box, "elsewhere").startswith("the sandbox is not in its scope: ")
+
+
+@pytest.mark.parametrize(("program", "said"), [("ended", "the sandbox is not in its scope: "), ("given_up", "given up")])
+def test_of_a_sandbox_that_ends_while_its_scope_is_made_no_scope_is_left(program: str, said: str) -> None:
+    with booted() as own:
+        assert inside(own, program).startswith(said)
+        eventually(lambda: not own.scopes())
+
+
+def test_a_scope_that_is_left_without_a_process_is_swept() -> None:
+    with booted() as own:
+        scope = inside(own, "left")
+        assert own.scopes() == {scope}
+        with service(own, "codeactions-sweeping") as appliance:
+            eventually(lambda: scope not in own.scopes())
+            assert swept(appliance)["scope"] == 1
 
 
 def test_limits_that_systemd_takes_and_the_kernel_has_not_are_noticed_at_the_start(box: Box) -> None:

@@ -110,8 +110,11 @@ async def _serve(options: LaunchOptions, slots: Slots | None) -> None:
         door = await stack.enter_async_context(trio.open_nursery())
         server = await doors.accept_one(given, door) if options.listens else given
         network, reasons = await _network(stack, slots, options.allow)
+        # Outlives the sandboxes, which have their scopes stopped when they are given up.
+        buses = await stack.enter_async_context(trio.open_nursery())
+        stack.callback(buses.cancel_scope.cancel)
         nursery = await stack.enter_async_context(trio.open_nursery())
-        scopes, why_no_scopes = await _scopes(nursery, options)
+        scopes, why_no_scopes = await _scopes(buses, options)
         garage = Garage(nursery, slots, scopes, network.nameserver if network else None)
         languages = Languages(
             garage, options.programs, options.keep, options.limits.memory_bytes, options.network, options.toolchain_cache

@@ -10,7 +10,9 @@ systemd says yes to a MemoryMax that the kernel has refused.
 A parked sandbox has the default limits; the claim sets those that differ, and the run's id. On cgroup v1 systemd sets neither a
 limit of swap nor a reservation: those two files are ours.
 
-A scope goes by itself, with its cgroups, when its last process has ended. So the counters are read before the kill.
+A scope goes by itself, with its cgroups, when its last process has ended. So the counters are read before the kill. One that
+never had a process never goes: the kernel moves no zombie into a cgroup, and doesn't say so. So where a sandbox was given up
+before its scope was seen to hold it, systemd is told to stop the scope.
 
 Where the launcher shares the slice above that of the runs with the server, all runs together give way to these two at once: the
 slice of the runs is idle (cpu.idle of the kernel's cgroup-v2.rst). Between slices of the host that changes nothing.
@@ -50,6 +52,7 @@ _IDLE = "cpu.idle"
 YOUNG_SECONDS = 0.01
 _YOUNG_WEIGHT = 10  # times that of others
 _RECONNECT_SECONDS = 1.0
+_GIVE_UP_SECONDS = 5.0  # systemd stops a scope in a millisecond
 
 
 class ScopeFailed(Exception):
@@ -156,14 +159,22 @@ class Scopes:
         self.alive: set[str] = set()  # the names of those whose sandbox lives
 
     async def make(self, number: int, pid: int) -> Scope:
-        """A scope around a process that has no child yet. Raises `ScopeFailed`; the process is then the caller's to kill."""
+        """A scope around a process that has no child yet. Raises `ScopeFailed`; the process is then the caller's to kill, if it
+        lives still."""
         name = f"{PREFIX}{self._mark}-{number}.scope"
         self.alive.add(name)
         try:
             return await self._make(name, pid)
         except BaseException:
+            with trio.move_on_after(_GIVE_UP_SECONDS, shield=True):
+                await self.stop(name)
             self.alive.discard(name)
             raise
+
+    async def stop(self, name: str) -> None:
+        """Ends a scope, whether there is one or not; what can't be ended now is found again by the sweep."""
+        with suppress(BusError):
+            await self.bus.stop_unit(name)
 
     async def _make(self, name: str, pid: int) -> Scope:
         properties = unit_properties(self._limits, pid, self._binds_to)

@@ -9,10 +9,11 @@ was stopped when its launcher was killed, a process that somebody put into a sco
 - zygotes whose launcher has gone, by its mark in their command line, and with them their sandboxes' namespaces. The mounts of a
   sandbox are in its mount namespace only, which ends with its last process;
 - processes with a uid that only sandboxes have, when no sandbox has it;
-- scopes with processes that belong to no sandbox of ours, or to a launcher that has gone.
+- scopes that belong to no sandbox of ours, or to a launcher that has gone: with processes, or with none, which a launcher leaves
+  that is killed while systemd puts a sandbox into its scope (`scopes`).
 
 A scope that has just been made, or whose sandbox has just ended, looks like one that was left; what is left is still there five
-seconds later. So an orphan is what was seen twice; at the start, before there is anything of ours, once.
+seconds later. So an orphan is what was seen twice; at the start, before there is anything of ours, processes are seen once.
 """
 
 import os
@@ -61,9 +62,9 @@ class Sweep:
 
     async def at_start(self) -> None:
         """Before the first sandbox is made, and before anybody can be told."""
-        self._at_start = await self._look()
+        self._at_start = [orphan for orphan in await self._look() if orphan.pids]
         for orphan in self._at_start:
-            await _end(orphan)
+            await self._end(orphan)
 
     async def run(self) -> None:
         for orphan in self._at_start:
@@ -78,7 +79,7 @@ class Sweep:
     async def _once(self) -> None:
         found = {(orphan.kind, orphan.name): orphan for orphan in await self._look()}
         for name in found.keys() & self._seen:
-            await _end(found[name])
+            await self._end(found[name])
             await self._on_swept(found[name].kind)
         self._seen = set(found)
 
@@ -125,16 +126,17 @@ class Sweep:
             if not name.startswith(PREFIX) or not name.endswith(".scope") or name in self._scopes.alive:
                 continue
             living = owners.living_marks() if living is None else living
-            if (mark == self._mark or mark not in living) and (pids := cgroups.pids_of(folder / name)):
-                yield Orphan(wire.OrphanKind.SCOPE, name, pids, folder / name)
+            if mark == self._mark or mark not in living:
+                yield Orphan(wire.OrphanKind.SCOPE, name, cgroups.pids_of(folder / name), folder / name)
 
-
-async def _end(orphan: Orphan) -> None:
-    log.error("orphan swept", kind=orphan.kind.value, name=orphan.name, pids=list(orphan.pids))
-    if orphan.folder is not None:
+    async def _end(self, orphan: Orphan) -> None:
+        log.error("orphan swept", kind=orphan.kind.value, name=orphan.name, pids=list(orphan.pids))
+        if orphan.folder is None:
+            await killing.end_process(orphan.pids[0])
+            return
         await killing.empty(orphan.folder)
-    else:
-        await killing.end_process(orphan.pids[0])
+        if not orphan.pids and self._scopes is not None:
+            await self._scopes.stop(orphan.name)
 
 
 def _is_first(status: dict[str, str], depth: int) -> bool:
