@@ -113,7 +113,7 @@ class Channel:
 
     def _write_frame(self, header: bytes, blob: bytes, is_log: bool) -> None:
         head = SIZES.pack(len(header), len(blob)) + header
-        with self._among_processes(), contextlib.suppress(OSError):
+        with self._among_processes(), _no_failure_of_ours():
             if is_log and not self._has_room(max(len(blob), _LEAST_LOG_BYTES)):
                 return
             if len(head) + len(blob) <= select.PIPE_BUF:
@@ -129,8 +129,10 @@ class Channel:
         return fits
 
     def _write_long(self, *parts: bytes) -> None:
-        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, _HANDLED)
+        # Each of these calls may run a handler that raises: what was blocked before must be known by then, and be put back.
+        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, ())
         try:
+            signal.pthread_sigmask(signal.SIG_BLOCK, _HANDLED)
             for part in parts:
                 view = memoryview(part)
                 while view:
@@ -143,12 +145,12 @@ class Channel:
         if not self._forked:
             yield
             return
-        with contextlib.suppress(OSError):
+        with _no_failure_of_ours():
             fcntl.lockf(self._fd, fcntl.LOCK_EX)
         try:
             yield
         finally:
-            with contextlib.suppress(OSError):
+            with _no_failure_of_ours():
                 fcntl.lockf(self._fd, fcntl.LOCK_UN)
 
     def _before_fork(self) -> None:
@@ -163,3 +165,13 @@ class Channel:
         self._lock = threading.RLock()
         self._waiting.clear()
         self._writing = False
+
+
+@contextlib.contextmanager
+def _no_failure_of_ours() -> Iterator[None]:
+    """What the kernel refuses us isn't the author's trouble. A handler of his that raises meanwhile, TimeoutError as a rule, is."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None or isinstance(error, TimeoutError):
+            raise
