@@ -9,6 +9,7 @@ import importlib
 import json
 import os
 import resource
+import select
 import signal
 import socket
 import traceback
@@ -16,6 +17,8 @@ from types import ModuleType
 from typing import Any
 
 from engines.spec import Place
+
+HANG_SECONDS = 20.0  # less than the test waits: one that hangs fails alone
 
 
 def main(preload: str, program: str) -> None:
@@ -32,6 +35,10 @@ def main(preload: str, program: str) -> None:
             work(stage, json.loads(message), fds)
         for fd in fds:
             os.close(fd)
+        pidfd = os.pidfd_open(pid)
+        if not select.select([pidfd], [], [], HANG_SECONDS)[0]:
+            os.kill(pid, signal.SIGKILL)
+        os.close(pidfd)
         status = os.waitpid(pid, 0)[1]
         with contextlib.suppress(ProcessLookupError):
             os.killpg(pid, signal.SIGKILL)  # in the appliance the run's pid namespace does this
