@@ -169,7 +169,7 @@ class Channel:
 
 @contextlib.contextmanager
 def _no_failure_of_ours() -> Iterator[None]:
-    """What the kernel refuses us isn't the author's trouble. A handler of his that raises meanwhile, TimeoutError as a rule, is."""
+    """What the kernel refuses us is no trouble of the author's. What a handler of his raises meanwhile is: TimeoutError, as a rule."""
     try:
         yield
     except OSError as error:
