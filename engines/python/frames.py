@@ -169,7 +169,7 @@ class Channel:
 
 @contextlib.contextmanager
 def _no_failure_of_ours() -> Iterator[None]:
-    """What the kernel refuses us is no trouble of the author's. What a handler of his raises meanwhile is: TimeoutError, as a rule."""
+    """What the kernel refuses us is no trouble of the author's. What his handler raises meanwhile is: TimeoutError, as a rule."""
     try:
         yield
     except OSError as error:
