@@ -12,8 +12,9 @@ was stopped when its launcher was killed, a process that somebody put into a sco
 - scopes that belong to no sandbox of ours, or to a launcher that has gone: with processes, or with none, which a launcher leaves
   that is killed while systemd puts a sandbox into its scope (`scopes`).
 
-A scope that has just been made, or whose sandbox has just ended, looks like one that was left; what is left is still there five
-seconds later. So an orphan is what was seen twice; at the start, before there is anything of ours, processes are seen once.
+A scope that has just been made, or whose sandbox has just ended, looks like one that was left, and so does a zygote that is
+about to end because its launcher was killed; what is left is still there later. So an orphan is what was seen twice: five
+seconds apart, at the start half a second.
 """
 
 import os
@@ -34,6 +35,7 @@ from appliance.runner.sandbox import zygote
 log = structlog.get_logger()
 
 SWEEP_SECONDS = 5.0
+_START_SECONDS = 0.5  # what dies with a killed launcher is gone in milliseconds
 _DEPTH_OF_SANDBOX = 2  # its zygote's namespace, and its own
 _MANY = 20  # processes looked at before others get their turn: 0.5 ms
 
@@ -61,8 +63,12 @@ class Sweep:
         self._seen: set[tuple[wire.OrphanKind, str]] = set()
 
     async def at_start(self) -> None:
-        """Before the first sandbox is made, and before anybody can be told."""
-        self._at_start = [orphan for orphan in await self._look() if orphan.pids]
+        """Before the first sandbox is made, and before anybody can be told. Empty scopes, systemd's to stop, get longer."""
+        if not (first := await self._look()):
+            return
+        await trio.sleep(_START_SECONDS)
+        left = await self._look()
+        self._at_start = [left[name] for name in first.keys() & left.keys() if left[name].pids]
         for orphan in self._at_start:
             await self._end(orphan)
 
@@ -77,15 +83,15 @@ class Sweep:
                 log.warning("sweep not possible", reason=str(error))
 
     async def _once(self) -> None:
-        found = {(orphan.kind, orphan.name): orphan for orphan in await self._look()}
+        found = await self._look()
         for name in found.keys() & self._seen:
             await self._end(found[name])
             await self._on_swept(found[name].kind)
         self._seen = set(found)
 
-    async def _look(self) -> list[Orphan]:
+    async def _look(self) -> dict[tuple[wire.OrphanKind, str], Orphan]:
         found = [orphan async for orphan in self._processes()]
-        return [*found, *self._left_scopes()]
+        return {(orphan.kind, orphan.name): orphan for orphan in (*found, *self._left_scopes())}
 
     async def _processes(self) -> AsyncIterator[Orphan]:
         depth = len(_status(os.getpid()).get("NSpid", "").split())
