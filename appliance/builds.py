@@ -128,6 +128,15 @@ class Builds:
             if key not in self._flights and self._failure(key) is None and not self._path(key).exists():
                 self._take_off(key, language, source)
 
+    def is_at_hand(self, language: Language, source: str) -> bool:
+        """Whether `program` needn't wait for a build: it is there, or it is known that it can't be made."""
+        if not self._is_built(language):
+            return True
+        key = self._key(language, source)
+        if (failure := self._failure(key)) is not None and failure.is_final:
+            return True
+        return key not in self._flights and (key in self._open or self._path(key).exists())
+
     async def program(self, language: Language, source: str) -> int | NotBuilt | None:
         """The program's descriptor, which is the caller's to close (`closing_program`); None for a language that has none.
 

@@ -194,7 +194,10 @@ class Calls:
         params = kept_params(dict(request.params))
         headers = kept_headers(request.headers, self._options.redacted_headers)
         at = now()
-        ticket = self._runner.admit(code.project_uuid)  # last: from here on somebody must give the place back
+        is_built = self._builds.is_at_hand(code.language, code.source)
+        ticket = self._runner.admit(
+            code.project_uuid, is_prepared=is_built
+        )  # last: from here on somebody must give the place back
         run = CodeRun(
             id=new_id(),
             code_id=code.id,
@@ -228,12 +231,30 @@ class Calls:
         if flight.run.status is RunStatus.STARTED:
             return await self._run_recorded(flight, partial(self._runs.create, flight.run))
         await self._runs.create(flight.run)
+        if not flight.ticket.is_prepared and (unbuilt := await self._build(flight)) is not None:
+            return unbuilt
         if (unstarted := await flight.ticket.wait()) is not None:
             return unstarted, []
         try:
             return await self._run_recorded(flight, partial(self._runs.start, flight.run.id, now()))
         except StoreFailed as error:
             return Outcome(kind=OutcomeKind.COULD_NOT_START, message=f"the run could not start: {error}"), []
+
+    async def _build(self, flight: _Flight) -> tuple[Outcome, list[CodeLog]] | None:
+        """Before its turn, since a compiler's minute is to take nobody's place; None when the program is there."""
+        program = await self._program(flight)
+        if isinstance(program, Outcome):
+            return program, []
+        if isinstance(program, NotBuilt):
+            async with open_run_log(self._logs, flight.run.id, flight.code.id) as run_log:
+                for entry in program.entries:
+                    await run_log.add(entry)
+            return flight.ticket.end_unstarted(program.outcome), run_log.left
+        with closing_program(program):
+            return None
+
+    async def _program(self, flight: _Flight) -> int | NotBuilt | Outcome | None:
+        return await flight.ticket.prepare(partial(self._builds.program, flight.code.language, flight.code.source))
 
     async def _run_recorded(self, flight: _Flight, record: Callable[[], Awaitable[None]]) -> tuple[Outcome, list[CodeLog]]:
         job = job_of(flight.run.id, flight.code, flight.request, flight.origin.limits)
@@ -250,7 +271,7 @@ class Calls:
 
     async def _execute(self, flight: _Flight, job: Job, on_log: OnLog, recorded: Ready) -> Outcome:
         """A language that is compiled is so before the run's clock starts."""
-        program = await flight.ticket.prepare(partial(self._builds.program, job.language, job.source))
+        program = await self._program(flight)
         if isinstance(program, Outcome):
             return program
         if isinstance(program, NotBuilt):

@@ -1,6 +1,7 @@
 """Compiled sources, in a real appliance: when they are built, how often, what is kept, and what authors are told."""
 
 import os
+import re
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -67,6 +68,26 @@ def test_two_codes_with_one_source_share_the_program(appliance: Appliance) -> No
             "package actions\n\nfunc Ran() {}\n",
             "action.go: there is no func Run(engine *Engine); a program of its own is package main",
         ),
+        (
+            "package actions\n\nfunc Run[T any](engine *Engine) {}\n",
+            "action.go:3: Run must be func(engine *Engine) or func(engine *Engine) error, without type parameters",
+        ),
+        (
+            "package actions\n\n// a note\n\nvar Run = func(engine *Engine) int { return 1 }\n",
+            "action.go:5: Run must be func(engine *Engine) or func(engine *Engine) error, not func(engine *Engine) int",
+        ),
+        (
+            'package actions\n\nimport "internal/abi"\n\nfunc Run(engine *Engine) { _ = abi.FuncPCABI0 }\n',
+            "action.go:3:8: use of internal package internal/abi not allowed",
+        ),
+        (
+            'package actions\n\nimport "C"\n\nfunc Run(engine *Engine) {}\n',
+            'action.go:3: import "C": C code can\'t be used',
+        ),
+        (
+            "//go:build ignore\n\npackage actions\n\nfunc Run(engine *Engine) {}\n",
+            "action.go:1: this host doesn't satisfy the constraint //go:build ignore",
+        ),
         ("package other\n", "action.go: the package is other; it must be actions, with func Run(engine *Engine), or main"),
         ("no Go\n", "action.go:1:1: expected 'package', found no"),
         (
@@ -90,6 +111,14 @@ def test_a_source_that_does_not_compile_is_explained(appliance: Appliance, sourc
     assert build_of(appliance, code_id) == {"status": "failed", "message": message}
     assert appliance.run_of(answer)["extra"]["outcome"] == "error"
     assert appliance.logs_of(answer) == [("error", message)]
+
+
+def test_the_language_is_as_new_as_the_toolchain(appliance: Appliance) -> None:
+    version = appliance.request("GET", "/health").json()["services"]["engine_go"]["message"]
+    major, minor = (int(number) for number in re.findall(r"\d+", version)[:2])
+    loop = "\tsum := 0\n\tfor i := range 5 {\n\t\tsum += i\n\t}\n\tengine.Result.Set(sum)\n"
+    answer = appliance.call(create(appliance, f"package actions\n\nfunc Run(engine *Engine) {{\n{loop}}}\n"))
+    assert answer.body == b"10" if (major, minor) >= (1, 22) else answer.status == 500
 
 
 def test_all_errors_of_a_source_are_logged(appliance: Appliance) -> None:
@@ -198,12 +227,14 @@ def test_a_build_without_memory_says_so(tmp_path: Path) -> None:
         assert answer.json()["message"] == "the source could not be compiled: out of memory: the limit is 32 MiB (BUILD_MEMORY)"
 
 
-def test_a_run_that_is_cancelled_while_its_source_is_compiled_ends_at_once(tmp_path: Path) -> None:
+def test_a_run_waits_for_its_build_in_nobodys_way_and_is_cancelled_at_once(tmp_path: Path) -> None:
     """And the build goes on, as soon as the toolchain's cache has what every program needs."""
-    with running(tmp_path / "state", go=go_program()) as appliance:
+    with running(tmp_path / "state", go=go_program(), worker_pool_size=1) as appliance:
         code_id = create(appliance, action("slow"))
         answer = appliance.calling(code_id)
         [run] = eventually(lambda: appliance.runs_of(code_id))
+        assert run["status"] == "queued"
+        assert appliance.run("print('beside it')").body == b"beside it\n"
         assert appliance.manage("POST", f"/coderun/{run['id']}/cancel").status == 202
         assert answer.result(HANG_GUARD).json() == {"message": "the run was cancelled"}
         assert build_of(appliance, code_id)["status"] in ("pending", "building")

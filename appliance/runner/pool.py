@@ -1,6 +1,6 @@
 """How many runs there are at once, who waits, and who is next."""
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Mapping
 from types import TracebackType
 from typing import TypeVar
@@ -62,6 +62,7 @@ class Runner:
         self._bounds = bounds
         self._busy = 0
         self._waiting: dict[str, deque[Ticket]] = {}  # in the order of turns
+        self._preparing: Counter[str] = Counter()  # by project: they wait for their builds, and line up then
         self._counters = _Counters()
 
     @property
@@ -94,20 +95,42 @@ class Runner:
     def orphans_swept(self) -> Mapping[wire.OrphanKind, int]:
         return self._launcher.orphans_swept
 
-    def admit(self, project_uuid: str) -> "Ticket":
-        """A place among the running, or in the queue. Raises `Busy`, and keeps nothing, when there is neither."""
-        ticket = Ticket(self, project_uuid)
-        if self._busy < self._options.workers and not self._waiting:
-            self._busy += 1
-            ticket.grant()
+    def admit(self, project_uuid: str, *, is_prepared: bool = True) -> "Ticket":
+        """A place among the running, or in the queue. Raises `Busy`, and keeps nothing, when there is neither. One that isn't
+        prepared takes no place of a running one until it is."""
+        ticket = Ticket(self, project_uuid, is_prepared)
+        if is_prepared and self._has_place():
+            self._give_place(ticket)
         elif self._queue_size() >= self._options.queue:
             self._refuse(f"the queue is full: {self._options.queue} runs are waiting")
-        elif len(self._waiting.get(project_uuid, ())) >= self._options.project_queue:
+        elif len(self._waiting.get(project_uuid, ())) + self._preparing[project_uuid] >= self._options.project_queue:
             self._refuse(f"the queue of this project is full: {self._options.project_queue} of its runs are waiting")
-        else:
+        elif is_prepared:
             self._waiting.setdefault(project_uuid, deque()).append(ticket)
+        else:
+            self._preparing[project_uuid] += 1
         self._counters.submitted += 1
         return ticket
+
+    def _has_place(self) -> bool:
+        return self._busy < self._options.workers and not self._waiting
+
+    def _give_place(self, ticket: "Ticket") -> None:
+        self._busy += 1
+        ticket.grant()
+
+    def _line_up(self, ticket: "Ticket") -> None:
+        """It is prepared now."""
+        self._end_preparing(ticket)
+        if self._has_place():
+            self._give_place(ticket)
+        else:
+            self._waiting.setdefault(ticket.project_uuid, deque()).append(ticket)
+
+    def _end_preparing(self, ticket: "Ticket") -> None:
+        self._preparing[ticket.project_uuid] -= 1
+        if not self._preparing[ticket.project_uuid]:
+            del self._preparing[ticket.project_uuid]
 
     def stats(self) -> PoolStats:
         counters = self._counters
@@ -125,7 +148,7 @@ class Runner:
         )
 
     def _queue_size(self) -> int:
-        return sum(len(tickets) for tickets in self._waiting.values())
+        return sum(len(tickets) for tickets in self._waiting.values()) + self._preparing.total()
 
     def _refuse(self, message: str) -> None:
         self._counters.rejected += 1
@@ -133,6 +156,9 @@ class Runner:
 
     def _leave(self, ticket: "Ticket") -> None:
         """A place is free: the project whose turn it is gets it, and goes to the end of the row."""
+        if not ticket.is_prepared:
+            self._end_preparing(ticket)
+            return
         if not ticket.granted:
             self._forget(ticket)
             return
@@ -155,16 +181,17 @@ class Runner:
 class Ticket:
     """One run's place. Leaving the block gives it back.
 
-    `wait`, then perhaps `prepare`, then `run`, once each; `end` at any time.
+    `prepare` where it isn't prepared, then `wait`, then perhaps `prepare`, then `run`; `end` at any time.
     """
 
-    def __init__(self, runner: Runner, project_uuid: str) -> None:
+    def __init__(self, runner: Runner, project_uuid: str, is_prepared: bool) -> None:
         self.project_uuid = project_uuid
+        self.is_prepared = is_prepared
         self.granted = False
         self._runner = runner
         self._turn = trio.Event()
         self._cause: Cause | None = None
-        self._preparing = trio.CancelScope()
+        self._preparing: trio.CancelScope | None = None
         self._execution: Execution | None = None
         self._since = trio.current_time()
         self._queue_ms = 0.0
@@ -184,7 +211,8 @@ class Ticket:
         """Ends the run, whether it waits, is prepared or executes; `wait`, `prepare` or `run` then says how it ended."""
         self._cause = self._cause or cause
         self._turn.set()
-        self._preparing.cancel()
+        if self._preparing is not None:
+            self._preparing.cancel()
         if self._execution is not None:
             self._execution.end(cause)
 
@@ -202,9 +230,16 @@ class Ticket:
 
     async def prepare(self, work: Callable[[], Awaitable[T]]) -> T | Outcome:
         """What `work` returns, which the run can't do without: its build. It is left at once when the run is to end, and may not
-        hold anything then."""
-        with self._preparing:
-            return await work()
+        hold anything then. The time until then is none of the queue's."""
+        with trio.CancelScope() as self._preparing:
+            if self._cause is not None:
+                self._preparing.cancel()
+            made = await work()
+            if not self.is_prepared:
+                self.is_prepared = True
+                self._since = trio.current_time()
+                self._runner._line_up(self)
+            return made
         assert self._cause is not None
         return self._ended(self._cause, Usage(queue_ms=round(self._queue_ms, 3)))
 

@@ -14,7 +14,7 @@ import tarfile
 from pathlib import Path
 from typing import Any
 
-from engines.go.source import FILE, is_plain, line_of_run, package_of
+from engines.go.source import FILE, is_plain, line_of_run, package_of, why_no_run
 from engines.python.frames import Channel, read_frame
 from engines.python.job import Job
 from engines.python.text import cut, encode
@@ -32,6 +32,10 @@ FLAGS = ("-trimpath", "-buildvcs=false", "-ldflags=-s -w")
 _MAX_ERRORS = 20
 _AUTHORS_LINE = re.compile(rf"^(?:\./|actions/|\S*/)?{re.escape(FILE)}:")
 _WRONG_RUN = re.compile(rf"^({re.escape(FILE)}:\d+)(?::\d+)?: (.+?) does not (?:satisfy|implement) .*func\(\*")
+_GENERIC_RUN = re.compile(
+    rf"^({re.escape(FILE)}:\d+)(?::\d+)?: (?:in call to codeactions_engine\.Use, |cannot use generic function Run )"
+)
+_CHAIN = re.compile(r"^(?:package \S+|\timports [^\s:]+)$")
 _OTHER_PLACE = re.compile(r"^\s*(?:\./)?(?:actions/)?a_engine\.go:\d+:\d+: other declaration of (\w+)$")
 
 _go = ""
@@ -83,7 +87,7 @@ def _build(source: str, output: int, channel: Channel, limits: dict[str, Any]) -
     _lay_out_module(source)
     done = _toolchain("build", *FLAGS, "-o", "/tmp/action", ".")
     if done.returncode != 0:
-        return _tell(done, channel, limits)
+        return _tell(done, source, channel, limits)
     with open("/tmp/action", "rb") as file:
         while os.sendfile(output, file.fileno(), None, 1 << 24):
             pass
@@ -112,7 +116,13 @@ def _lay_out_module(source: str) -> None:
     lay_out(source, _WORK, "codeactions")
     for part in ("engine", "quiet"):
         shutil.copytree(_OURS / part, _WORK / part)
-    shutil.copy(_OURS / "go.mod", _WORK)
+    (_WORK / "go.mod").write_text(go_mod(Path(_go).parents[1]))
+
+
+def go_mod(goroot: Path) -> str:
+    """With the toolchain's own version of the language; the file that is there names the oldest, which our packages do with."""
+    major, minor = re.findall(r"\d+", version_of(goroot))[:2]
+    return re.sub(r"(?m)^go .*$", f"go {major}.{minor}", (_OURS / "go.mod").read_text())
 
 
 def _link_cache() -> None:
@@ -158,13 +168,13 @@ def _toolchain(*arguments: str) -> "subprocess.CompletedProcess[str]":
     )
 
 
-def _tell(done: "subprocess.CompletedProcess[str]", channel: Channel, limits: dict[str, Any]) -> int:
+def _tell(done: "subprocess.CompletedProcess[str]", source: str, channel: Channel, limits: dict[str, Any]) -> int:
     text = done.stderr + done.stdout
     if done.returncode < 0 or "signal: killed" in text or "out of memory" in text or "cannot allocate memory" in text:
         limit = limits["memory_bytes"] >> 20
         message = f"the source could not be compiled: out of memory: the limit is {limit} MiB (BUILD_MEMORY)"
         return _fail(channel, "out_of_memory", message)
-    errors = authors_errors(text) or [text.strip() or f"go build ended with status {done.returncode}"]
+    errors = authors_errors(text, source) or [text.strip() or f"go build ended with status {done.returncode}"]
     for error in errors[:_MAX_ERRORS]:
         channel.log("error", encode(cut(error)))
     more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
@@ -176,12 +186,19 @@ def _refuse(channel: Channel, error: str) -> int:
     return _fail(channel, "error", error)
 
 
-def authors_errors(text: str) -> list[str]:
+def authors_errors(text: str, source: str) -> list[str]:
     """The compiler's errors, each with the author's file and line, and what belongs to it on lines of its own."""
     errors: list[str] = []
+    chain = ""  # of imports from our package to the author's, which go build puts before an error of an import
     for line in text.splitlines():
         if line.startswith("#") or not line.strip():
             continue
+        if _CHAIN.match(line):
+            chain = line
+            continue
+        if chain and _AUTHORS_LINE.match(line.strip()):
+            line = line.strip()
+        chain = ""
         if (other := _OTHER_PLACE.match(line)) and errors:
             errors[-1] += f": {other[1]} is a name that the engine gives to every action"
         elif line.endswith("too many errors") or line.startswith("\tgo get "):
@@ -189,14 +206,16 @@ def authors_errors(text: str) -> list[str]:
         elif line.startswith(("\t", "    ")) and errors:
             errors[-1] += "\n" + _AUTHORS_LINE.sub(f"{FILE}:", line.strip())
         else:
-            errors.append(_in_words(_AUTHORS_LINE.sub(f"{FILE}:", line)))
+            errors.append(_in_words(_AUTHORS_LINE.sub(f"{FILE}:", line), source))
     return errors
 
 
-def _in_words(error: str) -> str:
+def _in_words(error: str, source: str) -> str:
     """What the compiler says of the line that is ours, which calls Run; and without the toolchain's place."""
     if error.endswith(": undefined: Run"):
-        return f"{FILE}: there is no func Run(engine *Engine); a program of its own is package main"
+        return why_no_run(source)
+    if (generic := _GENERIC_RUN.match(error)) is not None:
+        return f"{generic[1]}: Run must be func(engine *Engine) or func(engine *Engine) error, without type parameters"
     if (wrong := _WRONG_RUN.match(error)) is not None:
         return f"{wrong[1]}: Run must be func(engine *Engine) or func(engine *Engine) error, not {wrong[2]}"
     error = re.sub(r"(no required module provides package [^\s;:]+).*", r"\1: only the standard library can be used", error)

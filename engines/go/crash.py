@@ -60,7 +60,7 @@ def explain(text: str, source: str, limits: dict[str, Any]) -> Crash | None:
 
 def _reason(text: str) -> str:
     """Without what the runtime adds to it: tabs before further lines, and that it was recovered and panicked again."""
-    text = text.replace("\n\t", "\n").removesuffix(" [recovered]")
+    text = re.sub(r" \[recovered(?:, repanicked)?\]$", "", text.replace("\n\t", "\n"))
     return re.sub(r"^main\.|^actions\.", "", text)
 
 

@@ -6,7 +6,9 @@ FILE = "action.go"  # its name in compile errors and stack traces
 
 _BEFORE_PACKAGE = r"(?:\s|//[^\n]*\n|/\*.*?\*/)*"
 _PACKAGE = re.compile(rf"\ufeff?{_BEFORE_PACKAGE}package\s+(\w+)", re.DOTALL)
-_RUN = re.compile(r"^func\s+Run\s*\(", re.MULTILINE)
+_RUN = re.compile(r"^(?:func|var|const|type)\s+Run\b", re.MULTILINE)
+_CGO = re.compile(r"""^[\s(]*(?:import[\s(]+)?(?:[\w.]+\s+)?["`]C["`]""", re.MULTILINE)
+_CONSTRAINT = re.compile(r"^//(?:go:build|\s*\+build)\b.*$", re.MULTILINE)
 
 
 def package_of(source: str) -> str:
@@ -24,3 +26,15 @@ def line_of_run(source: str) -> int:
     """Where `Run` is declared; 1 when it isn't."""
     found = _RUN.search(source)
     return source.count("\n", 0, found.start()) + 1 if found else 1
+
+
+def why_no_run(source: str) -> str:
+    """What go build has left the file out for, without a word of it, or that there is no `Run`."""
+    header = source[: found.end()] if (found := _PACKAGE.match(source)) else ""
+    if (constraint := _CONSTRAINT.search(header)) is not None:
+        line = source.count("\n", 0, constraint.start()) + 1
+        return f"{FILE}:{line}: this host doesn't satisfy the constraint {constraint[0].strip()}"
+    if (cgo := _CGO.search(source)) is not None:
+        line = source.count("\n", 0, cgo.end()) + 1
+        return f'{FILE}:{line}: import "C": C code can\'t be used'
+    return f"{FILE}: there is no func Run(engine *Engine); a program of its own is package main"

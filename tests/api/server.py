@@ -119,7 +119,7 @@ class ScriptedRunner(Runner):
     languages = MappingProxyType({Language.PYTHON: "3.11.7"})
     lacking = MappingProxyType(dict.fromkeys((Language.JAVASCRIPT, Language.GO), "it isn't on PATH: install it"))
 
-    def admit(self, project_uuid: str) -> ScriptedTicket:
+    def admit(self, project_uuid: str, *, is_prepared: bool = True) -> ScriptedTicket:
         ticket = super().admit(project_uuid)
         ticket.__class__ = ScriptedTicket
         scripted = cast(ScriptedTicket, ticket)

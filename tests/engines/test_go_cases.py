@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from engines.go.build import FLAGS, lay_out, settings_of_toolchain
+from engines.go.build import FLAGS, go_mod, lay_out, settings_of_toolchain
 from tests.cases import ROOT, Case, CaseLimits, check_logs, check_result, is_text, load_cases
 from tests.engines.conftest import ENVIRONMENT, HANG_GUARD, Ran, drain, frame, next_uid, read_frames, start
 from tests.golang import toolchain_cache
@@ -51,7 +51,7 @@ def programs(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Case], Path]
     for number, case in enumerate(CASES):
         places[case.name] = folder / "out" / f"case{number}"
         lay_out(case.source, folder / f"case{number}", f"codeactions/case{number}")
-    (folder / "go.mod").write_text((ROOT / "engines/go/go.mod").read_text())
+    (folder / "go.mod").write_text(go_mod(Path(go).resolve().parents[1]))
     for part in ("engine", "quiet"):
         shutil.copytree(ROOT / "engines/go" / part, folder / part)
     (folder / "out").mkdir()

@@ -52,7 +52,17 @@ func sendLog(level, text string) {
 	stdout.Write(piece(levels[level], content))
 }
 
-var stdout = os.Stdout // an action may set another
+// stdout is our own descriptor of it: an action may close os.Stdout, or set another.
+var stdout = ownStdout()
+
+func ownStdout() *os.File {
+	descriptor, err := syscall.Dup(1)
+	if err != nil {
+		return os.Stdout
+	}
+	syscall.CloseOnExec(descriptor)
+	return os.NewFile(uintptr(descriptor), "stdout")
+}
 
 func piece(level byte, content []byte) []byte {
 	var buffer bytes.Buffer

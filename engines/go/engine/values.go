@@ -18,6 +18,9 @@ func bytesOf(value any, asJSON bool) []byte {
 	case []byte:
 		return typed
 	}
+	if text, isText := textOf(reflect.ValueOf(value)); isText {
+		return text
+	}
 	if text, err := marshal(value); err == nil && !holdsError(reflect.ValueOf(value)) {
 		return text
 	}
@@ -30,6 +33,24 @@ func bytesOf(value any, asJSON bool) []byte {
 		panic(err)
 	}
 	return text
+}
+
+// textOf is what a type of the author's own holds that is a string or bytes, and doesn't say itself how it is to be written.
+func textOf(value reflect.Value) ([]byte, bool) {
+	if !value.IsValid() {
+		return nil, false
+	}
+	switch value.Interface().(type) {
+	case json.Marshaler, encoding.TextMarshaler, error:
+		return nil, false
+	}
+	switch {
+	case value.Kind() == reflect.String:
+		return []byte(valid(value.String())), true
+	case value.Kind() == reflect.Slice && value.Type().Elem().Kind() == reflect.Uint8:
+		return value.Bytes(), true
+	}
+	return nil, false
 }
 
 func marshal(value any) ([]byte, error) {
