@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from appliance.runner.outcome import NETWORK_FILTER, SCOPE, Isolation
+from appliance.runner.outcome import CGROUP_V2, NETWORK_FILTER, SCOPE, Isolation
 from appliance.runner.sandbox.walls import LANDLOCK, NAMESPACES, SECCOMP
 
 
@@ -16,7 +16,8 @@ class Degree(NamedTuple):
 
 DEGREES = {
     SCOPE: Degree(
-        "the CPU limit isn't enforced; the memory limit holds for each process of a run, not for all of them together",
+        "the CPU limit isn't enforced; the memory limit holds for the private memory of each process of a run, not for what is "
+        "shared, nor for all of them together",
         "start it as root on a host that systemd runs",
     ),
     "swap_unlimited": Degree(
@@ -39,6 +40,10 @@ DEGREES = {
     SECCOMP: Degree(
         "no action runs",
         "boot a kernel with system call filters (CONFIG_SECCOMP_FILTER)",
+    ),
+    CGROUP_V2: Degree(
+        "nothing is weaker: version 1 has the same limits",
+        "boot with systemd.unified_cgroup_hierarchy=1",
     ),
     LANDLOCK: Degree(
         "nothing is weaker: it is a second wall behind others",

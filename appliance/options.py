@@ -74,8 +74,9 @@ def build_options(settings: Settings, folder: Path) -> BuildOptions:
 
 
 def launcher_arguments(settings: Settings, path: str, toolchain_cache: str, log_level: str, log_style: str) -> list[str]:
-    """`path` is the host's PATH, `toolchain_cache` the folder that builds may read."""
-    limits = default_limits(settings)
+    """`path` is the host's PATH, `toolchain_cache` the folder that builds may read. The limits are those of parked sandboxes:
+    they need as little memory as the most modest run, and the threads of each runtime. A run's own are set at its claim."""
+    limits, specs = default_limits(settings), [spec_of(language) for language in Language]
     weight = [] if limits.cpu_weight is None else ["--cpu-weight", str(limits.cpu_weight)]
     return [
         "--keep",
@@ -83,14 +84,14 @@ def launcher_arguments(settings: Settings, path: str, toolchain_cache: str, log_
         "--runs",
         str(settings.worker_pool_size),
         "--memory",
-        str(limits.memory_bytes),
+        str(max(limits.memory_bytes, min(spec.least_memory_bytes for spec in specs))),
         "--memory-reservation",
         str(limits.memory_reservation),
         "--cpu",
         str(limits.cpu_percent),
         *weight,
         "--tasks",
-        str(limits.tasks),
+        str(max(limits.tasks, max(spec.least_tasks for spec in specs))),
         "--uid-base",
         str(settings.sandbox_uid_base),
         "--network",

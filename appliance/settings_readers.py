@@ -172,7 +172,7 @@ TERMS = Kind("a comma-separated list", _items, _show_list)
 HEADER_NAMES = Kind("a comma-separated list of header names", _lower_items, _show_list)
 ORIGINS = Kind("a comma-separated list of origins like https://example.org, or *", _read_origins, _show_list)
 NETWORKS = Kind("a comma-separated list of addresses and ranges like 10.0.0.0/8", _read_networks, _show_list)
-OPENINGS = Kind(f"{openings.TAKES}; no loopback, link-local or multicast address", _read_openings, _show_list)
+OPENINGS = Kind(f"{openings.TAKES}; no loopback, multicast or IPv6 link-local address", _read_openings, _show_list)
 PATH = Kind("a path", _read_path)
 
 

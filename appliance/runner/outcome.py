@@ -23,6 +23,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
 
 NETWORK_FILTER = "network_filter"
 SCOPE = "scope"
+CGROUP_V2 = "cgroup_v2"
 
 
 class Isolation(msgspec.Struct, frozen=True, kw_only=True):

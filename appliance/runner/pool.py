@@ -61,7 +61,10 @@ class Runner:
         self._options = options
         self._bounds = bounds
         self._busy = 0
-        self._waiting: dict[str, deque[Ticket]] = {}  # in the order of turns
+        self._waiting: dict[str, deque[Ticket]] = {}
+        self._turn = 0  # how often a place was given
+        self._turns: dict[str, float] = {}  # when a project had its last one
+        self._running: Counter[str] = Counter()
         self._preparing: Counter[str] = Counter()  # by project: they wait for their builds, and line up then
         self._counters = _Counters()
 
@@ -106,7 +109,7 @@ class Runner:
         elif len(self._waiting.get(project_uuid, ())) + self._preparing[project_uuid] >= self._options.project_queue:
             self._refuse(f"the queue of this project is full: {self._options.project_queue} of its runs are waiting")
         elif is_prepared:
-            self._waiting.setdefault(project_uuid, deque()).append(ticket)
+            self._enqueue(ticket)
         else:
             self._preparing[project_uuid] += 1
         self._counters.submitted += 1
@@ -117,7 +120,18 @@ class Runner:
 
     def _give_place(self, ticket: "Ticket") -> None:
         self._busy += 1
+        self._grant(ticket)
+
+    def _grant(self, ticket: "Ticket") -> None:
+        self._turn += 1
+        self._turns[ticket.project_uuid] = self._turn
+        self._running[ticket.project_uuid] += 1
         ticket.grant()
+
+    def _enqueue(self, ticket: "Ticket") -> None:
+        """A project that has had no turn lately comes before the one whose turn was the last."""
+        self._turns.setdefault(ticket.project_uuid, self._turn - 0.5)
+        self._waiting.setdefault(ticket.project_uuid, deque()).append(ticket)
 
     def _line_up(self, ticket: "Ticket") -> None:
         """It is prepared now."""
@@ -125,7 +139,7 @@ class Runner:
         if self._has_place():
             self._give_place(ticket)
         else:
-            self._waiting.setdefault(ticket.project_uuid, deque()).append(ticket)
+            self._enqueue(ticket)
 
     def _end_preparing(self, ticket: "Ticket") -> None:
         self._preparing[ticket.project_uuid] -= 1
@@ -155,27 +169,38 @@ class Runner:
         raise Busy(message, _RETRY_SECONDS)
 
     def _leave(self, ticket: "Ticket") -> None:
-        """A place is free: the project whose turn it is gets it, and goes to the end of the row."""
+        """A place is free: the project whose last turn is longest ago gets it."""
         if not ticket.is_prepared:
             self._end_preparing(ticket)
-            return
-        if not ticket.granted:
+        elif ticket.granted:
+            self._end_running(ticket)
+        else:
             self._forget(ticket)
-            return
-        if not self._waiting:
+
+    def _end_running(self, ticket: "Ticket") -> None:
+        self._running[ticket.project_uuid] -= 1
+        if self._waiting:
+            project = min(self._waiting, key=self._turns.__getitem__)
+            following = self._waiting[project][0]
+            self._grant(following)
+            self._forget(following)
+        else:
             self._busy -= 1
-            return
-        project = next(iter(self._waiting))
-        tickets = self._waiting.pop(project)
-        tickets.popleft().grant()
-        if tickets:
-            self._waiting[project] = tickets
+        self._forget_turns(ticket.project_uuid)
 
     def _forget(self, ticket: "Ticket") -> None:
         tickets = self._waiting[ticket.project_uuid]
         tickets.remove(ticket)
         if not tickets:
             del self._waiting[ticket.project_uuid]
+        self._forget_turns(ticket.project_uuid)
+
+    def _forget_turns(self, project_uuid: str) -> None:
+        """Of a project that has nothing here any more."""
+        if not self._running[project_uuid]:
+            del self._running[project_uuid]
+            if project_uuid not in self._waiting:
+                self._turns.pop(project_uuid, None)
 
 
 class Ticket:

@@ -4,17 +4,16 @@
 // The trace shows the author's frames only, each with its source line: not the engine's, not node's own.
 
 const fs = require('node:fs');
-const path = require('node:path');
 const { fileURLToPath } = require('node:url');
-const { cutMiddle, oneLine } = require('./text');
+const { FRAME, isOfProgram, placeIn } = require('./frames');
+const { cutMiddle, oneLine, shorten } = require('./text');
 const { isError, toLogText } = require('./values');
 const { FILE } = require('./source');
 
 const MIB = 1024 * 1024;
-const FRAME = /^ {4}at /;
-const PLACE = /([^\s()]+):(\d+):(\d+)\)?$/; // file, line and column at the end of a frame
-const PROGRAM = path.dirname(path.dirname(__dirname)); // outside a sandbox the engine may lie in /tmp as well
 const DEEPEST = 10; // causes of causes
+const MAX_LINE = 200; // characters shown of a source line: a minified source is one, and a trace has it once a frame
+const readFiles = new Map(); // their lines: a deep stack has the same files over and over
 
 /** How an error ends the run: {kind, message, trace}. `limits` has the contract's keys, `lines` are the source's. */
 function failureOf(error, limits, lines) {
@@ -80,11 +79,6 @@ function compilerPlace(stack) {
   return found && found[1] === FILE ? { file: FILE, line: Number(found[2]) } : undefined;
 }
 
-function placeIn(frame) {
-  const found = FRAME.test(frame) ? PLACE.exec(frame) : null;
-  return found ? { file: found[1], line: Number(found[2]) } : undefined;
-}
-
 function stackOf(error) {
   try {
     return isError(error) && typeof error.stack === 'string' ? error.stack.split('\n') : [];
@@ -96,8 +90,8 @@ function stackOf(error) {
 function trace(error, lines, depth) {
   const stack = stackOf(error);
   const compiler = compilerPlace(stack) ? stack.slice(0, 3) : [];
-  const frames = stack.filter((line) => FRAME.test(line) && isOfUser(line)).flatMap((frame) => withSource(frame, lines));
-  return [...compiler, headline(error), ...frames, ...related(error, lines, depth)].join('\n');
+  const frames = stack.filter((line) => FRAME.test(line) && isOfUser(line));
+  return [...compiler, headline(error), ...withSources(frames, lines), ...related(error, lines, depth)].join('\n');
 }
 
 /** What caused it, and the members of an AggregateError. */
@@ -110,28 +104,38 @@ function related(error, lines, depth) {
 
 /** The source itself, what it made by eval, and modules that it wrote to its own /tmp. */
 function isOfUser(frame) {
+  if (isOfProgram(frame)) return false;
   const file = placeIn(frame)?.file ?? '';
-  if (isOfProgram(file)) return false;
   return file === FILE || file.startsWith('/tmp/') || file.startsWith('file:///tmp/') || frame.includes(`${FILE}:`);
 }
 
-function isOfProgram(file) {
-  return file.startsWith(PROGRAM + path.sep) || file.startsWith(`file://${PROGRAM}/`);
+/** Each frame with its source line; of a recursion the first, and how many more there are. */
+function withSources(frames, lines) {
+  const starts = [...frames.keys()].filter((at) => frames[at] !== frames[at - 1]);
+  return starts.flatMap((start, index) => {
+    const more = (starts[index + 1] ?? frames.length) - start - 1;
+    return [...withSource(frames[start], lines), ...(more > 0 ? [`        … ${more} more of these`] : [])];
+  });
 }
 
 function withSource(frame, lines) {
   const place = placeIn(frame);
   const text = place && lineOf(place, lines)?.trim();
-  return text ? [frame, `        ${text}`] : [frame];
+  return text ? [frame, `        ${shorten(text, MAX_LINE)}`] : [frame];
 }
 
 function lineOf({ file, line }, lines) {
   if (file === FILE) return lines[line - 1];
+  if (!readFiles.has(file)) readFiles.set(file, linesOf(file));
+  return readFiles.get(file)[line - 1];
+}
+
+function linesOf(file) {
   try {
     const name = file.startsWith('file:') ? fileURLToPath(file) : file;
-    return fs.readFileSync(name, 'utf8').split('\n')[line - 1];
+    return fs.readFileSync(name, 'utf8').split('\n');
   } catch {
-    return undefined; // it is gone, or is none
+    return []; // it is gone, or is none
   }
 }
 

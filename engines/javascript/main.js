@@ -14,6 +14,7 @@ const path = require('node:path');
 const vm = require('node:vm');
 require('node:stream');
 
+const MAX_FRAMES = 100; // of an error's stack: with node's 10 the line of Run is soon missing
 const loaded = new Map();
 setFlag('--no-lazy'); // the engine's functions are compiled now, not when a call waits for them
 const { Channel, CutError, readFrame } = load('./channel');
@@ -44,15 +45,16 @@ function load(name) {
   if (!loaded.has(name)) {
     const module = { exports: {} };
     const filename = path.join(__dirname, `${name}.js`);
-    const options = { filename, importModuleDynamically: (specifier) => import(specifier) };
     loaded.set(name, module);
-    vm.compileFunction(fs.readFileSync(filename, 'utf8'), ['module', 'require', '__dirname'], options)(module, load, __dirname);
+    const text = fs.readFileSync(filename, 'utf8');
+    vm.compileFunction(text, ['module', 'require', '__dirname'], { filename })(module, load, __dirname);
   }
   return loaded.get(name).exports;
 }
 
 /** The process as an action is to find it. */
 function tidy() {
+  Error.stackTraceLimit = MAX_FRAMES;
   process.argv.splice(1, Infinity, PATH);
   process.execArgv.length = 0;
   for (const name of Object.keys(require.cache)) delete require.cache[name];

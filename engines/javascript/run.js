@@ -4,7 +4,7 @@
 
 const { makeEngine } = require('./engine');
 const { failureOf, placeOfCall } = require('./errors');
-const { compile, mayDefineRun } = require('./source');
+const { call, compile, mayDefineRun } = require('./source');
 const { cut, encode } = require('./text');
 
 const { listenerCount } = require('node:events').EventEmitter.prototype;
@@ -49,7 +49,8 @@ class Run {
     }
     streams.collected();
     this.isExecuting = true;
-    await finish(run(makeEngine(job, channel, (kind, message) => this.endRun(kind, message))));
+    const engine = makeEngine(job, channel, (kind, message) => this.endRun(kind, message));
+    refuseGenerator(await call(run, engine));
     await nextTurn(); // a rejection that nobody has taken is told after the turn in which it was made
     this.isExecuting = false;
     this.exitProcess();
@@ -132,12 +133,10 @@ class Run {
   }
 }
 
-/** Waits for what Run has returned. */
-async function finish(returned) {
+function refuseGenerator(returned) {
   if (/ (Async)?Generator\]$/.test(Object.prototype.toString.call(returned))) {
     throw new TypeError('Run has a yield in it, so nothing of it was executed');
   }
-  await returned;
 }
 
 function nextTurn() {

@@ -8,7 +8,8 @@ const vm = require('node:vm');
 const FILE = 'action.js'; // its name in traces
 const PATH = '/tmp/action.js'; // __filename: no such file exists, but the folder does and is the run's own
 const URL_OF_FILE = 'file:///tmp/action.js';
-const MAY_DEFINE_RUN = /\bRun\b|\bmodule\s*\.\s*exports\b|\bexport\s+default\b/;
+const MAY_DEFINE_RUN =
+  /\bRun\b|\bmodule\s*\.\s*exports\b|\bexport\s*(?:default\b|\{[^}]*\bdefault\b|\*\s*as\s+default\b)/;
 const OF_A_MODULE = [
   'Cannot use import statement outside a module',
   "Cannot use 'import.meta' outside a module",
@@ -17,8 +18,9 @@ const OF_A_MODULE = [
   'Unexpected reserved word', // for await
 ];
 const WRAPPED = ['exports', 'require', 'module', '__filename', '__dirname']; // what CommonJS gives
-const TOP_LEVEL_RUN = 'typeof Run === "undefined" ? undefined : Run';
+const TAKE_RUN = '[].pop.call(arguments)(() => { try { return Run } catch {} });';
 const CHECK_MS = 10_000;
+const { bind } = Function.prototype; // an action may change the one it finds
 
 /** A source as it is compiled: without an editor's byte-order mark, and a first line `#!…` is a comment. */
 function readSource(bytes) {
@@ -56,28 +58,58 @@ function isAwaitAtTop(error, source) {
   }
 }
 
-/** With a last line that returns the function `Run`, which nothing outside could reach. */
+/**
+ * With a beginning that hands out what finds `Run`, which nothing outside could reach: one more argument is a function that takes
+ * it. An end of ours would not be reached where the source returns before. The action doesn't see the beginning: its lines and
+ * columns, its `arguments` and its "use strict" are as written.
+ */
 function compileCommonJs(source, require) {
-  const options = { filename: FILE, importModuleDynamically: (specifier) => load(specifier, require) };
+  const begin = (isStrict(source) ? '"use strict";' : '') + TAKE_RUN;
+  const importModuleDynamically = (specifier, _from, attributes) => load(specifier, require, attributes);
+  const options = { filename: FILE, columnOffset: -begin.length, importModuleDynamically };
   try {
-    return vm.compileFunction(`${source}\nreturn ${TOP_LEVEL_RUN};`, WRAPPED, options);
+    return vm.compileFunction(begin + source, WRAPPED, options);
   } catch (error) {
-    vm.compileFunction(source, WRAPPED, options); // says what is wrong without our line
+    vm.compileFunction(source, WRAPPED, { filename: FILE }); // says what is wrong without our beginning
     throw error;
   }
 }
 
+/** As the parser sees it: only in strict mode `with` is an error. True for a source that is wrong in either mode. */
+function isStrict(source) {
+  if (!source.includes('use strict')) return false;
+  try {
+    vm.compileFunction(`${source}\nwith ({});`, WRAPPED);
+    return false;
+  } catch {
+    return true;
+  }
+}
+
 async function executeCommonJs(execute, { module, require }) {
-  const local = execute.call(module.exports, module.exports, require, module, PATH, '/tmp');
+  let findRun;
+  const take = (find) => (findRun = find);
+  await call(execute.bind(module.exports, module.exports, require, module, PATH, '/tmp'), take);
   module.loaded = true;
   const exported = module.exports;
-  return methodRun(exported) ?? (typeof exported === 'function' ? exported : local);
+  return methodRun(exported) ?? (typeof exported === 'function' ? exported : findRun());
 }
 
 /** The object's `Run`, which finds the object as its `this`. */
 function methodRun(exported) {
   const run = exported?.Run;
-  return typeof run === 'function' ? (engine) => Reflect.apply(run, exported, [engine]) : run;
+  return typeof run === 'function' ? bind.call(run, exported) : run;
+}
+
+/**
+ * What a function of the action's returns, awaited. It is called by a promise, so that a stack that the action prints has no
+ * frame of ours; nor one of who waits for it, which V8 would find by `resolve` and `reject` themselves.
+ */
+function call(run, argument) {
+  return new Promise((resolve, reject) => {
+    const returned = Promise.resolve(argument).then(run);
+    returned.then((value) => resolve(value), (error) => reject(error));
+  });
 }
 
 function makeModule(isMain) {
@@ -94,17 +126,18 @@ function makeModule(isMain) {
 function compileModule(source, require) {
   let local;
   const take = { set: (value) => (local = value), configurable: true };
-  const module = parseModule(`${source}\nimport.meta.Run = ${TOP_LEVEL_RUN};`, source, {
+  const importFrom = (specifier, _from, attributes) => load(specifier, require, attributes);
+  const module = parseModule(`${source}\nimport.meta.Run = typeof Run === "undefined" ? undefined : Run;`, source, {
     identifier: FILE,
     initializeImportMeta: (meta) => {
       Object.assign(meta, { url: URL_OF_FILE, filename: PATH, dirname: '/tmp', resolve: (name) => locate(name, require) });
       Object.defineProperty(meta, 'Run', take);
     },
-    importModuleDynamically: (specifier) => load(specifier, require),
+    importModuleDynamically: importFrom,
   });
   return async () => {
-    await module.link((specifier) => load(specifier, require));
-    await module.evaluate();
+    await module.link((specifier, from, { attributes, assert }) => importFrom(specifier, from, attributes ?? assert));
+    await call(bind.call(module.evaluate, module));
     const { Run, default: main } = module.namespace;
     return Run ?? methodRun(main) ?? (typeof main === 'function' ? main : local);
   };
@@ -133,12 +166,20 @@ function withPlace(error, source) {
 }
 
 /** What import gives: one of node's own modules, at once, or a file of the action's by way of node's loader, which is slower. */
-async function load(specifier, require) {
+async function load(specifier, require, attributes) {
   if (Module.isBuiltin(specifier)) return ownModule(specifier.replace(/^node:/, ''), specifier, require);
-  const found = await import(locate(specifier, require));
+  const found = await importAsAction(locate(specifier, require), { with: attributes, assert: attributes }); // as node 18 says
   return synthetic(specifier, Object.keys(found), found);
 }
 
+/** `import()` as it is in the action's file, which node names as the importer of what can't be found; in stacks it is node's. */
+function importerAt(path) {
+  const module = new Module(path, null);
+  module._compile('module.exports = (name, options) => import(name, options);\n//# sourceURL=node:internal/import', path);
+  return module.exports;
+}
+
+const importAsAction = importerAt(PATH);
 const ownModules = new Map();
 
 function ownModule(name, specifier, require) {
@@ -158,11 +199,12 @@ async function synthetic(identifier, names, values) {
   return module;
 }
 
-/** A URL for import(): relative ones are meant from /tmp, whatever file we are. */
+/** A URL for import(): relative ones are meant from /tmp. */
 function locate(specifier, require) {
+  if (Module.isBuiltin(specifier)) return specifier.replace(/^(?!node:)/, 'node:');
   if (/^[a-z][a-z0-9+.-]*:/i.test(specifier)) return specifier;
   if (/^\.{0,2}\//.test(specifier)) return new URL(specifier, URL_OF_FILE).href;
   return pathToFileURL(require.resolve(specifier)).href;
 }
 
-module.exports = { FILE, PATH, compile, mayDefineRun, readSource };
+module.exports = { FILE, PATH, call, compile, mayDefineRun, readSource };

@@ -7,12 +7,13 @@
 
 const { Writable } = require('node:stream');
 const { writeAll } = require('./channel');
+const { isOfProgram } = require('./frames');
 const { MAX_LOG_CHARACTERS, cut } = require('./text');
 
 const KEPT_OF_A_LINE = 4 * (MAX_LOG_CHARACTERS + 1); // bytes: enough for a log entry to be seen as cut
 const LINE_END = 10;
 
-/** Bytes in, a log entry a line out. */
+/** Bytes in, a log entry a line out; none of the engine's own frames in a stack that the action prints. */
 class LineSink {
   constructor(channel, level) {
     this.channel = channel;
@@ -42,7 +43,7 @@ class LineSink {
     const line = Buffer.concat(this.parts).toString('utf8');
     this.parts = [];
     this.size = 0;
-    this.channel.log(this.level, Buffer.from(cut(line)));
+    if (!isOfProgram(line)) this.channel.log(this.level, Buffer.from(cut(line)));
   }
 
   /** What was written without a line's end at last. */

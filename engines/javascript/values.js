@@ -32,7 +32,7 @@ function toLogText(value) {
 function toJson(value) {
   if (!isJsonValue(value)) return undefined;
   try {
-    const json = stringify(value, plain);
+    const json = stringify(value, replacer());
     return json === undefined ? undefined : wellFormed(json);
   } catch (error) {
     if (error instanceof TypeError && holdsItself(value, new Set())) return undefined;
@@ -42,18 +42,27 @@ function toJson(value) {
 
 function isJsonValue(value) {
   if (typeof value === 'number') return Number.isFinite(value);
-  if (isError(value)) return false;
+  if (isError(value) || types.isBigIntObject(value)) return false;
   return value === null || typeof value === 'boolean' || typeof value === 'string' || typeof value === 'object';
 }
 
-/** The replacer: an invalid date has a toJSON of null, so it is looked at as it was. */
-function plain(key, value) {
-  const original = this[key];
-  if (types.isDate(original) && Number.isNaN(original.getTime())) return String(original);
-  if (types.isMap(value)) return entriesOf(value);
-  if (types.isSet(value)) return [...value];
-  if (types.isTypedArray(value)) return [...value];
-  return value === undefined || isJsonValue(value) ? value : asText(value);
+/**
+ * Of one value. A map or set always becomes the same object or array, so that JSON.stringify sees when one holds itself.
+ *
+ * An invalid date has a toJSON of null, so it is looked at as it was.
+ */
+function replacer() {
+  const copies = new WeakMap();
+  return function plain(key, value) {
+    const original = this[key];
+    if (types.isDate(original) && Number.isNaN(original.getTime())) return String(original);
+    if (types.isMap(value) || types.isSet(value)) {
+      if (!copies.has(value)) copies.set(value, types.isMap(value) ? entriesOf(value) : [...value]);
+      return copies.get(value);
+    }
+    if (types.isTypedArray(value)) return [...value];
+    return value === undefined || isJsonValue(value) ? value : asText(value);
+  };
 }
 
 /** A map becomes an object where its keys are strings or numbers, else an array of pairs. */
@@ -73,7 +82,8 @@ function isError(value) {
 
 function asText(value) {
   if (isError(value)) return `${value.name}: ${value.message}`;
-  return typeof value === 'object' || typeof value === 'function' ? inspect(value) : String(value);
+  const isObject = typeof value === 'function' || (typeof value === 'object' && !types.isBigIntObject(value));
+  return isObject ? inspect(value) : String(value);
 }
 
 function holdsItself(value, above) {

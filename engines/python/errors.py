@@ -6,8 +6,11 @@ The traceback shows the author's frames only: not the engine's, not the standard
 import errno
 import linecache
 import os
+import resource
+import threading
 import traceback
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple
@@ -85,7 +88,9 @@ def _place(shown: traceback.TracebackException) -> str:
 def _kind(error: BaseException, limits: dict[str, object]) -> tuple[str, str]:
     if isinstance(error, MemoryError):
         return "out_of_memory", _out_of_memory(limits.get("memory_bytes"))
-    if _is_refused_process(error):
+    if _is_refused_thread(error) and _is_short_of_memory(limits):
+        return "out_of_memory", _out_of_memory(limits.get("memory_bytes"))
+    if _is_refused_thread(error) or _is_refused_process(error):
         return "too_many_processes", f"too many processes or threads: the limit is {limits.get('tasks')}"
     return "error", summary(error)
 
@@ -95,10 +100,42 @@ def _out_of_memory(limit: object) -> str:
     return f"out of memory{named}; raise memory or use less"
 
 
+def _is_refused_thread(error: BaseException) -> bool:
+    return isinstance(error, RuntimeError) and str(error).startswith("can't start new thread")
+
+
+def _is_short_of_memory(limits: dict[str, object]) -> bool:
+    """Whether a thread was refused for its stack, not for the number of tasks: the memory has no room for as many as are left.
+
+    Not whether the limit of tasks is reached: threads may have ended since, those of a pool for one, whose memory is then free
+    as well. In a scope, where RLIMIT_DATA isn't set, memory refuses none.
+    """
+    memory, tasks = resource.getrlimit(resource.RLIMIT_DATA)[0], limits.get("tasks")
+    if memory == resource.RLIM_INFINITY or not isinstance(tasks, int):
+        return False
+    with suppress(OSError):  # of too many open files
+        room = memory - int(_status("self")["VmData"].removesuffix(" kB")) * 1024
+        return (tasks - _count_tasks()) * threading.stack_size() > room
+    return False
+
+
+def _count_tasks() -> int:
+    """The threads of all the run's processes, known by their uid: the guard in the same /proc has another one, or is hidden."""
+    count, uid = 0, str(os.getuid())
+    for name in filter(str.isdigit, os.listdir("/proc")):
+        with suppress(FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
+            status = _status(name)
+            count += int(status["Threads"]) if status["Uid"].split()[0] == uid else 0
+    return count
+
+
+def _status(process: str) -> dict[str, str]:
+    lines = Path("/proc", process, "status").read_text().splitlines()
+    return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
+
+
 def _is_refused_process(error: BaseException) -> bool:
-    """A fork or thread that the kernel refused. EAGAIN from anything else, a non-blocking socket say, isn't that."""
-    if isinstance(error, RuntimeError):
-        return str(error).startswith("can't start new thread")
+    """A fork that the kernel refused. EAGAIN from anything else, a non-blocking socket say, isn't that."""
     if not isinstance(error, BlockingIOError) or error.errno != errno.EAGAIN:
         return False
     return not _FORKS.isdisjoint(_last_names(error.__traceback__))

@@ -9,7 +9,7 @@ import pytest
 import trio
 
 from appliance.runner.launch.network.path import probe_path
-from tests.appliance import Appliance, eventually, running, status_of
+from tests.appliance import Appliance, children, eventually, running, status_of
 from tests.network.actions import reach
 from tests.network.conftest import serve_command
 from tests.network.test_reach import HOSTS_OWN, REFUSED
@@ -32,6 +32,15 @@ def test_another_firewall_can_not_flush_the_table(appliance: Appliance) -> None:
     assert subprocess.run(["nft", "delete", "table", "inet", "codeactions"], capture_output=True, check=False).returncode != 0
     assert ours() == before
     assert reach(appliance, ("11.0.0.2", appliance.port), ("93.184.216.34", 80)) == ["timeout", f"93.184.216.34 {HOSTS_OWN}"]
+
+
+def test_a_table_whose_owner_was_killed_is_made_again(tmp_path: Path) -> None:
+    with running(tmp_path / "state", command=serve_command(tmp_path)) as appliance:
+        [owner] = [pid for pid in children(appliance.launcher) if cmdline(pid).startswith(b"nft\0-i")]
+        os.kill(owner, signal.SIGKILL)
+        eventually(lambda: any(line.get("event") == "the host's table is there again" for line in appliance.lines))
+        assert any("the host's table is lost" in str(line) for line in appliance.lines)
+        assert reach(appliance, ("11.0.0.2", appliance.port), ("93.184.216.34", 80)) == ["timeout", f"93.184.216.34 {HOSTS_OWN}"]
 
 
 def test_a_second_launcher_has_a_network_beside(appliance: Appliance, tmp_path: Path) -> None:

@@ -377,4 +377,4 @@ def test_a_host_without_landlock_runs_actions_and_says_so(tmp_path: Path) -> Non
         answer = appliance.run("print('it ran')")
         assert answer.body == b"it ran\n"
         assert "landlock" not in appliance.run_of(answer)["extra"]["isolation_missing"]
-        assert appliance.request("GET", "/health").json()["system"]["isolation"]["absent"] == ["landlock"]
+        assert "landlock" in appliance.request("GET", "/health").json()["system"]["isolation"]["absent"]

@@ -49,6 +49,57 @@ def test_an_endless_loop_is_ended_at_its_timeout_with_all_its_children(appliance
     assert 5000 <= run["extra"]["usage"]["wall_ms"] < 6500
 
 
+def cpu_ms_of(appliance: Appliance, statement: str) -> list[float]:
+    """Of 60 runs, four at once."""
+    if appliance.has_scopes:
+        pytest.skip("scopes have a figure of their own: tests/systemd")
+    code_id = appliance.create(f"import time\ndef Run(engine):\n    {statement}\n")
+
+    def call_some() -> list[float]:
+        return [appliance.run_of(appliance.call(code_id))["extra"]["usage"]["cpu_ms"] for _ in range(15)]
+
+    return [figure for figures in at_once([call_some] * 4) for figure in figures]
+
+
+def test_a_run_that_does_nothing_costs_something(appliance: Appliance) -> None:
+    assert min(cpu_ms_of(appliance, "pass")) > 0.05
+
+
+def test_a_run_costs_no_less_than_what_it_has_burnt(appliance: Appliance) -> None:
+    burn = "ends_at = time.process_time() + 0.02\n    while time.process_time() < ends_at: pass"
+    figures = cpu_ms_of(appliance, burn)
+    assert min(figures) >= 20
+    assert sorted(figures)[len(figures) // 2] < 40  # what it took to make the worker isn't among it
+
+
+REFUSED_THREADS = {
+    "that wait": "wait = threading.Event()\n    for _ in range(50): threading.Thread(target=wait.wait, daemon=True).start()",
+    "that have ended since": "with ThreadPoolExecutor(80) as pool: list(pool.map(time.sleep, [0.1] * 80))",
+}
+OUT_OF_MEMORY = "out of memory: the limit is 32 MiB; raise memory or use less"
+TOO_MANY = "too many processes or threads: the limit is"
+
+
+@pytest.mark.parametrize(
+    ("memory", "tasks", "outcome", "message"),
+    [
+        ("32M", 64, "out_of_memory", OUT_OF_MEMORY),
+        ("32M", 8, "too_many_processes", f"{TOO_MANY} 8"),
+        ("256M", 32, "too_many_processes", f"{TOO_MANY} 32"),
+    ],
+)
+@pytest.mark.parametrize("threads", REFUSED_THREADS)
+def test_threads_are_refused_by_the_limit_that_they_reach(
+    appliance: Appliance, threads: str, memory: str, tasks: int, outcome: str, message: str
+) -> None:
+    if appliance.has_scopes:
+        pytest.skip("in a scope memory refuses no thread")
+    head = "import threading, time\nfrom concurrent.futures import ThreadPoolExecutor\ndef Run(engine):\n    "
+    answer = appliance.run(head + REFUSED_THREADS[threads] + "\n", memory=memory, tasks=tasks)
+    assert appliance.run_of(answer)["extra"]["outcome"] == outcome
+    assert answer.json()["message"].partition(" (line ")[0] == message
+
+
 def test_a_child_that_outlives_run_does_not_outlive_the_run(appliance: Appliance) -> None:
     mark = f"mark-{uuid.uuid4()}"
     answer = appliance.run(escaping(mark, "pass"))

@@ -13,7 +13,7 @@ import pytest
 
 from appliance.runner.sandbox import records, seccomp, seccomp_rules, syscalls
 from appliance.runner.sandbox.guard import _Watch
-from appliance.runner.sandbox.leaving import Leaving, hand_over
+from appliance.runner.sandbox.leaving import Leaving, cpu_seconds, hand_over
 from engines.spec import LEAVING, leave
 from tests.appliance import HANG_GUARD, Appliance, eventually
 
@@ -127,6 +127,22 @@ def test_what_it_has_not_waited_for_is_counted() -> None:
 
 def test_what_it_spent_before_the_claim_is_not_the_runs() -> None:
     """Also when the run is over before the guard has looked at the claim."""
+    spent = end_of_a_run(lambda pid: records.Cost(round(cpu_seconds(pid) * 1e6))).cpu_us
+    assert spent is not None
+    assert 0 < spent < 100_000
+
+
+def test_where_the_launcher_can_not_tell_it_the_guard_does() -> None:
+    spent = end_of_a_run(lambda pid: records.Cost(None)).cpu_us
+    assert spent is None or 0 < spent < 100_000
+
+
+def test_a_run_that_would_have_cost_nothing_has_no_figure() -> None:
+    assert end_of_a_run(lambda pid: records.Cost(60_000_000)).cpu_us is None
+
+
+def end_of_a_run(before: Callable[[int], records.Cost]) -> records.Cost:
+    """What the guard tells of a worker that spent 0.2 s before the claim, which says of it what `before` does."""
     ours, status = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     (job, begin), (told, tell) = os.pipe(), os.pipe()
     guard = os.fork()
@@ -142,7 +158,7 @@ def test_what_it_spent_before_the_claim_is_not_the_runs() -> None:
     os.kill(guard, signal.SIGSTOP)
     os.waitpid(guard, os.WUNTRACED)
     with ours:
-        ours.send(records.pack(records.TIME, 60_000))
+        ours.send(records.pack(records.TIME, 60_000, records.pack_cost(before(pid))))
         os.write(begin, b"!")
         eventually(lambda: Path(f"/proc/{pid}/syscall").read_text().split()[0] in EXIT_GROUP)
         os.kill(guard, signal.SIGCONT)
@@ -151,7 +167,7 @@ def test_what_it_spent_before_the_claim_is_not_the_runs() -> None:
     os.waitpid(guard, 0)
     assert record is not None
     assert (record.kind, record.number) == (records.EXIT, 0)
-    assert records.unpack_cost(record.payload).cpu_us < 100_000
+    return records.unpack_cost(record.payload)
 
 
 def has_listener(pid: int) -> bool:

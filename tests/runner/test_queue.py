@@ -116,6 +116,15 @@ def test_projects_take_turns(appliance: Appliance, holder: Holder) -> None:
     assert [run["code_id"] for run in in_order] == [greedy, modest, greedy, greedy, greedy]
 
 
+def test_a_project_that_comes_is_next_when_another_has_all_the_runs(appliance: Appliance, holder: Holder) -> None:
+    greedy, modest = appliance.create(QUICK, project_uuid="the holder's"), appliance.create(QUICK, project_uuid="modest")
+    calls = [*line_up(appliance, greedy, 3), *line_up(appliance, modest, 2)]
+    holder.let_go()
+    runs = [appliance.run_of(call.result()) for call in calls]
+    in_order = sorted(runs, key=lambda run: str(run["updated_at"]))
+    assert [run["code_id"] for run in in_order] == [modest, greedy, modest, greedy, greedy]
+
+
 def test_a_queued_run_can_be_cancelled(appliance: Appliance, holder: Holder) -> None:
     code_id = appliance.create(QUICK)
     [call] = line_up(appliance, code_id)

@@ -73,6 +73,12 @@ def hierarchies(mountinfo: str | None = None) -> Hierarchies:
     return Hierarchies(mounts)
 
 
+def controls_v2() -> bool:
+    """Whether version 2 has the controllers."""
+    mounts = hierarchies().mounts
+    return UNIFIED in mounts and not any(name in mounts for name in CONTROLLERS)
+
+
 def paths_of(pid: int) -> dict[str, str]:
     """Controller → cgroup of a process; FileNotFoundError or ProcessLookupError when there is none."""
     return parse_paths(kernelfiles.read(f"/proc/{pid}/cgroup"))

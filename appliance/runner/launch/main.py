@@ -39,7 +39,7 @@ from appliance.runner.launch.sandboxes import Sandbox
 from appliance.runner.launch.scopes import YOUNG_SECONDS, ScopeFailed, Scopes, open_scopes
 from appliance.runner.launch.slots import Slots, free_range
 from appliance.runner.launch.sweep import Sweep
-from appliance.runner.outcome import NETWORK_FILTER, SCOPE
+from appliance.runner.outcome import CGROUP_V2, NETWORK_FILTER, SCOPE
 from appliance.runner.sandbox import syscalls, walls
 from engines.table import spec_of
 
@@ -163,6 +163,8 @@ def _hello(
     elif not scopes.limits_swap:
         missing.append("swap_unlimited")
     absent = [name for name in walls_lacking if name in _OPTIONAL]
+    if not cgroups.controls_v2():
+        absent.append(CGROUP_V2)
     versions, languages_lacking = languages.versions(), languages.lacking()
     floor = "" if versions else next(iter(languages_lacking.values()))
     return wire.Hello(missing=missing, absent=absent, floor=floor, languages=versions, lacking=languages_lacking, reasons=reasons)

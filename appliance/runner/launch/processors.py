@@ -35,8 +35,20 @@ def confine(guard: int, chosen: frozenset[int]) -> None:
     nothing happens where the kernel doesn't tell children (CONFIG_PROC_CHILDREN), or they have ended.
     """
     with suppress(OSError):
-        for child in kernelfiles.read(f"/proc/{guard}/task/{guard}/children").split():
+        for child in _children(guard):
             os.sched_setaffinity(int(child), chosen)  # its main thread first: those that it starts meanwhile are right already
             for thread in os.listdir(f"/proc/{child}/task"):
                 if thread != child:
                     os.sched_setaffinity(int(thread), chosen)
+
+
+def worker_of(guard: int) -> int | None:
+    """The worker of a parked sandbox, the guard's only child; None where the kernel doesn't tell, or it has ended."""
+    with suppress(OSError):
+        for child in _children(guard):
+            return int(child)
+    return None
+
+
+def _children(guard: int) -> list[str]:
+    return kernelfiles.read(f"/proc/{guard}/task/{guard}/children").split()

@@ -4,6 +4,7 @@ import itertools
 import os
 import select
 import socket
+from contextlib import suppress
 from typing import NamedTuple
 
 import structlog
@@ -16,6 +17,7 @@ from appliance.runner.launch.slots import Slot, Slots
 from appliance.runner.launch.zygotes import Forked, ForkFailed, Zygote
 from appliance.runner.packets import close_all
 from appliance.runner.sandbox import records
+from appliance.runner.sandbox.leaving import cpu_seconds
 
 log = structlog.get_logger()
 _numbers = itertools.count(1)
@@ -49,6 +51,7 @@ class Sandbox:
         self._pid = forked.pid
         self._pid_inside = forked.pid_inside
         self._pidfd = forked.pidfd
+        self._worker: int | None = None
         self._slot = slot
         self._status = status
         self._is_over = False
@@ -78,15 +81,25 @@ class Sandbox:
             processors.confine(self._pid, chosen)
 
     async def keep_time(self, deadline_ms: int) -> None:
-        await self._status.send(records.pack(records.TIME, deadline_ms))
+        """To be called before the worker can be given its job: what it has spent by now isn't the run's."""
+        await self._status.send(records.pack(records.TIME, deadline_ms, records.pack_cost(self._spent_parked())))
+
+    def _spent_parked(self) -> records.Cost:
+        """By the worker. Its clock needs no privilege, and costs a microsecond."""
+        if self._worker is not None:
+            with suppress(OSError):  # it has ended
+                return records.Cost(round(cpu_seconds(self._worker) * 1e6))
+        return records.Cost(None)
 
     async def say_go(self) -> records.Record | None:
         """The guard's answer; None when it has ended already."""
         try:
             await self._status.send(records.pack(records.GO))
-            return records.unpack(await self._status.recv(records.SIZE))
+            record = records.unpack(await self._status.recv(records.SIZE))
         except OSError:
             return None
+        self._worker = processors.worker_of(self._pid)
+        return record
 
     async def tend(self, slots: Slots) -> None:
         """Waits for the worker's end or the guard's, kills what is left, sees it empty, gives everything back."""

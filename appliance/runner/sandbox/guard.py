@@ -308,8 +308,13 @@ class _Watch:
             return False
         self._ends_at = time.monotonic() + record.number / 1000
         if self._worker:
-            self._spent_parked = cpu_seconds(self._worker)
+            self._spent_parked = self._spent_before(records.unpack_cost(record.payload))
         return True
+
+    def _spent_before(self, told: records.Cost) -> float:
+        """CPU time in seconds of the worker while it was parked. By the launcher's word, who gives it its job after that: by now
+        it may be executing it, so that what its clock says here is too much. That is for where the launcher can't tell."""
+        return cpu_seconds(self._worker) if told.cpu_us is None else told.cpu_us / 1e6
 
     def _reap(self) -> None:
         """Waits for all that have ended; reports the worker when it is among them."""
@@ -328,9 +333,9 @@ class _Watch:
         self._worker = 0
         used = resource.getrusage(resource.RUSAGE_CHILDREN)
         left = self._leaving.spent_by_others()
-        seconds = max(0.0, used.ru_utime + used.ru_stime + unreaped + left - self._spent_parked)
-        cost = records.pack_cost(records.Cost(round(seconds * 1e6)))
-        self._status.send(records.pack(records.EXIT, wait_status, cost))
+        spent_us = round((used.ru_utime + used.ru_stime + unreaped + left - self._spent_parked) * 1e6)
+        cost = records.Cost(spent_us if spent_us > 0 else None)  # no run costs nothing: it was read too late
+        self._status.send(records.pack(records.EXIT, wait_status, records.pack_cost(cost)))
 
 
 def _drain(reader: int) -> None:

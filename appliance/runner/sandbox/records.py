@@ -11,7 +11,7 @@ _RECORD = struct.Struct("!4si24s")
 _COST = struct.Struct("!Q")
 
 GO = b"GO  "  # launcher → guard: the sandbox is where it belongs; take up the tenant's identity
-TIME = b"TIME"  # launcher → guard: milliseconds until the guard itself ends everything, the backstop of the deadline
+TIME = b"TIME"  # launcher → guard: milliseconds until it ends everything itself, the backstop; what the worker has spent so far
 PARKED = b"PARK"  # guard → launcher: the worker waits for its job
 FAILED = b"FAIL"  # guard → launcher: the errno, and the step that failed
 EXIT = b"EXIT"  # guard → launcher: the worker's wait status, and its CPU time
@@ -24,9 +24,9 @@ class Record(NamedTuple):
 
 
 class Cost(NamedTuple):
-    """Of all processes of the sandbox that the guard has waited for: CPU time in µs."""
+    """CPU time in µs; None where it can't be told. At the run's end: of all processes of the sandbox that the guard knows."""
 
-    cpu_us: int
+    cpu_us: int | None
 
 
 def pack(kind: bytes, number: int = 0, payload: bytes = b"") -> bytes:
@@ -42,8 +42,9 @@ def unpack(packet: bytes) -> Record | None:
 
 
 def pack_cost(cost: Cost) -> bytes:
-    return _COST.pack(*cost)
+    """None goes as 0: no process has spent nothing."""
+    return _COST.pack(cost.cpu_us or 0)
 
 
 def unpack_cost(payload: bytes) -> Cost:
-    return Cost(*_COST.unpack_from(payload))
+    return Cost(_COST.unpack_from(payload)[0] or None)

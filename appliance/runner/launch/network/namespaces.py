@@ -95,6 +95,13 @@ def _set(name: str, value: str) -> None:
         path.write_text(value)
 
 
+def forward(*, is_open: bool, ipv6: bool) -> None:
+    """Whether the router that this is called in lets anything through."""
+    _set("net/ipv4/ip_forward", str(int(is_open)))
+    if ipv6:
+        _set("net/ipv6/conf/all/forwarding", str(int(is_open)))
+
+
 def _open_watched(name: str) -> int:
     try:
         return os.open(f"/proc/thread-self/net/{name}", os.O_RDONLY | os.O_CLOEXEC)

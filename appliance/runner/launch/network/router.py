@@ -4,6 +4,7 @@ import os
 import shutil
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -73,7 +74,7 @@ async def routed(allowed: Sequence[Opening]) -> AsyncIterator[Routed]:
         held = forwarding.Forwarding()
         stack.callback(held.close)
         host_table = await stack.enter_async_context(table.owned(plan))
-        await host_table.make(rules.host_table(plan, ipv6=ipv6, most_connections=_most_connections()))
+        await _make_table(host_table, plan, ipv6=ipv6)
         stack.push_async_callback(_remove_device, plan)
         await namespaces.run(NFT_FILE, rules.router_table(plan, _ranges(allowed)), within=router)
         await namespaces.run(IP_BATCH, rules.host_addresses(plan, ipv6=ipv6))
@@ -101,6 +102,7 @@ async def opened(allow: Sequence[str], name_server_uid: int) -> AsyncIterator[Ne
         async with trio.open_nursery() as nursery:
             nursery.start_soon(resolver.keep, sockets, name_server_uid, network.names, network.open_named, name="name server")
             nursery.start_soon(_watch_uplinks, held, host_table, plan, name="uplinks")
+            nursery.start_soon(_keep_table, Routed(plan, router, host_table, held, ipv6, no_ipv6), name="the host's table")
             yield network
             nursery.cancel_scope.cancel()
 
@@ -145,6 +147,25 @@ def _most_connections() -> int:
     except FileNotFoundError:  # a module that is loaded with the first table that needs it
         return _FEWEST
     return max(most // _SHARE, _FEWEST)
+
+
+async def _make_table(host_table: Table, plan: Plan, *, ipv6: bool) -> None:
+    await host_table.make(rules.host_table(plan, ipv6=ipv6, most_connections=_most_connections()))
+
+
+async def _keep_table(routed: Routed) -> None:
+    """Without the table a run would reach the host: where it is lost the router lets nothing through, from the moment that we
+    hear of it until the table is there again. What fails here ends the launcher, and with it every run."""
+    plan, router, host_table, held, ipv6, _ = routed
+    while True:
+        await host_table.ended()
+        log.error("the host's table is lost: its owner has ended", table=plan.table)
+        await namespaces.call(router, partial(namespaces.forward, is_open=False, ipv6=ipv6))
+        await host_table.renew()
+        await _make_table(host_table, plan, ipv6=ipv6)
+        await _open_uplinks(held, host_table, plan)
+        await namespaces.call(router, partial(namespaces.forward, is_open=True, ipv6=ipv6))
+        log.info("the host's table is there again", table=plan.table)
 
 
 async def _open_uplinks(held: forwarding.Forwarding, host_table: Table, plan: Plan) -> None:
