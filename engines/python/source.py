@@ -20,11 +20,19 @@ def remember(source: str) -> None:
 
 
 def defines_run(code: CodeType) -> bool:
-    """Whether the source's top level gives the name `Run` a value."""
+    """Whether the source gives the name `Run` a value at its top level, or in a function that declares it global."""
+    return _stores_run(code, "STORE_NAME") or _stores_global_run(code)
+
+
+def _stores_global_run(code: CodeType) -> bool:
+    inner = (constant for constant in code.co_consts if isinstance(constant, CodeType))
+    return _stores_run(code, "STORE_GLOBAL") or any(map(_stores_global_run, inner))
+
+
+def _stores_run(code: CodeType, how: str) -> bool:
     if "Run" not in code.co_names:
         return False
-    stores = ("STORE_NAME", "STORE_GLOBAL")
-    return any(step.argval == "Run" and step.opname in stores for step in dis.get_instructions(code))
+    return any(step.argval == "Run" and step.opname == how for step in dis.get_instructions(code))
 
 
 def make_module(*, is_action: bool) -> ModuleType:

@@ -73,8 +73,9 @@ class Streams:
         sys.stdout = sys.__stdout__ = _text(self._out)  # type: ignore[misc, assignment]
 
     def pass_output(self) -> None:
-        """Standard output goes to descriptor 1 as it is."""
-        out = open(1, "w", encoding="utf-8", errors=REPLACE, closefd=False)  # noqa: SIM115
+        """Standard output goes to descriptor 1 as it is, line by line: a kill loses none that was printed, and those of a child
+        process come where they belong."""
+        out = open(1, "w", buffering=1, encoding="utf-8", errors=REPLACE, closefd=False)  # noqa: SIM115
         sys.stdout = sys.__stdout__ = out  # type: ignore[misc]
 
     def collected(self) -> bytes:
