@@ -20,6 +20,8 @@ from engines.python.text import cut_middle
 
 _MAX_MESSAGE = 500  # characters: the message is one line of a JSON answer
 _MIB = 1024 * 1024
+_KEPT_STACKS = 40 * _MIB  # of threads that have ended, by glibc for the next ones: allocatestack.c
+_GIVEN_BACK = 3 * _MIB  # since a thread was refused: the worker's reserve, and what frames that were left had held
 _FORKS = frozenset({"fork", "forkpty", "fork_exec", "_fork_exec", "posix_spawn", "posix_spawnp"})
 # Outside a sandbox the engine or the interpreter may lie in /tmp as well: a checkout, an environment.
 _PROGRAM = (str(Path(__file__).parents[2]), str(Path(os.__file__).parent))
@@ -105,17 +107,19 @@ def _is_refused_thread(error: BaseException) -> bool:
 
 
 def _is_short_of_memory(limits: dict[str, object]) -> bool:
-    """Whether a thread was refused for its stack, not for the number of tasks: the memory has no room for as many as are left.
+    """Whether a thread was refused for its stack: memory is full, and the limit of tasks isn't reached.
 
-    Not whether the limit of tasks is reached: threads may have ended since, those of a pool for one, whose memory is then free
-    as well. In a scope, where RLIMIT_DATA isn't set, memory refuses none.
+    Threads may have ended since, those of a pool for one. Had there been as many as the limit allows, what isn't kept of their
+    stacks counts as well. In a scope, where RLIMIT_DATA isn't set, memory refuses no thread.
     """
     memory, tasks = resource.getrlimit(resource.RLIMIT_DATA)[0], limits.get("tasks")
     if memory == resource.RLIM_INFINITY or not isinstance(tasks, int):
         return False
     with suppress(OSError):  # of too many open files
-        room = memory - int(_status("self")["VmData"].removesuffix(" kB")) * 1024
-        return (tasks - _count_tasks()) * threading.stack_size() > room
+        ended = tasks - _count_tasks()
+        stack = threading.stack_size()
+        used = int(_status("self")["VmData"].removesuffix(" kB")) * 1024 + max(0, ended * stack - _KEPT_STACKS)
+        return ended > 0 and used + stack + _GIVEN_BACK > memory
     return False
 
 

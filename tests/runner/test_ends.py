@@ -67,13 +67,11 @@ def test_a_run_that_does_nothing_costs_something(appliance: Appliance) -> None:
 
 def test_a_run_costs_no_less_than_what_it_has_burnt(appliance: Appliance) -> None:
     burn = "ends_at = time.process_time() + 0.02\n    while time.process_time() < ends_at: pass"
-    figures = cpu_ms_of(appliance, burn)
-    assert min(figures) >= 20
-    assert sorted(figures)[len(figures) // 2] < 40  # what it took to make the worker isn't among it
+    assert min(cpu_ms_of(appliance, burn)) >= 20
 
 
 REFUSED_THREADS = {
-    "that wait": "wait = threading.Event()\n    for _ in range(50): threading.Thread(target=wait.wait, daemon=True).start()",
+    "that wait": "wait = threading.Event()\n    for _ in range(80): threading.Thread(target=wait.wait, daemon=True).start()",
     "that have ended since": "with ThreadPoolExecutor(80) as pool: list(pool.map(time.sleep, [0.1] * 80))",
 }
 OUT_OF_MEMORY = "out of memory: the limit is 32 MiB; raise memory or use less"
@@ -85,6 +83,7 @@ TOO_MANY = "too many processes or threads: the limit is"
     [
         ("32M", 64, "out_of_memory", OUT_OF_MEMORY),
         ("32M", 8, "too_many_processes", f"{TOO_MANY} 8"),
+        ("128M", 64, "too_many_processes", f"{TOO_MANY} 64"),
         ("256M", 32, "too_many_processes", f"{TOO_MANY} 32"),
     ],
 )

@@ -312,8 +312,8 @@ class _Watch:
         return True
 
     def _spent_before(self, told: records.Cost) -> float:
-        """CPU time in seconds of the worker while it was parked. By the launcher's word, who gives it its job after that: by now
-        it may be executing it, so that what its clock says here is too much. That is for where the launcher can't tell."""
+        """CPU time in seconds of the worker while it was parked, as the launcher read it before it gave the job away. By now the
+        worker may be executing it: its clock says too much, and is read only where the launcher can't tell."""
         return cpu_seconds(self._worker) if told.cpu_us is None else told.cpu_us / 1e6
 
     def _reap(self) -> None:

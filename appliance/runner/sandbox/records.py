@@ -8,7 +8,8 @@ from typing import NamedTuple
 
 SIZE = 32
 _RECORD = struct.Struct("!4si24s")
-_COST = struct.Struct("!Q")
+_COST = struct.Struct("!q")
+_UNTOLD = -1  # not 0: a worker that was claimed before its processor took it up has spent nothing so far
 
 GO = b"GO  "  # launcher → guard: the sandbox is where it belongs; take up the tenant's identity
 TIME = b"TIME"  # launcher → guard: milliseconds until it ends everything itself, the backstop; what the worker has spent so far
@@ -42,9 +43,9 @@ def unpack(packet: bytes) -> Record | None:
 
 
 def pack_cost(cost: Cost) -> bytes:
-    """None goes as 0: no process has spent nothing."""
-    return _COST.pack(cost.cpu_us or 0)
+    return _COST.pack(_UNTOLD if cost.cpu_us is None else cost.cpu_us)
 
 
 def unpack_cost(payload: bytes) -> Cost:
-    return Cost(_COST.unpack_from(payload)[0] or None)
+    [cpu_us] = _COST.unpack_from(payload)
+    return Cost(None if cpu_us == _UNTOLD else cpu_us)
