@@ -18,8 +18,8 @@ import os
 import shutil
 import tarfile
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
@@ -32,6 +32,7 @@ from appliance.entities import Language, Network, new_id
 from appliance.runner.execution import Bounds, Execution, OnLog
 from appliance.runner.launcher import Launcher
 from appliance.runner.outcome import Job, Limits, LogEntry, Outcome, OutcomeKind, Purpose
+from appliance.runner.turns import Turns
 from engines.spec import LanguageSpec
 from engines.table import spec_of
 
@@ -99,7 +100,7 @@ class Builds:
         self._launcher = launcher
         self._jobs = jobs
         self._options = options
-        self._turns = trio.CapacityLimiter(_MOST_AT_ONCE)
+        self._turns: Turns[trio.Event] = Turns(_MOST_AT_ONCE)
         self._flights: dict[str, _Flight] = {}
         self._failures: OrderedDict[str, NotBuilt] = OrderedDict()
         self._open: OrderedDict[str, int] = OrderedDict()
@@ -121,12 +122,12 @@ class Builds:
         is_there = key in self._open or self._path(key).exists()
         return BuildState(status=BuildStatus.READY if is_there else BuildStatus.PENDING)
 
-    def begin(self, language: Language, source: str) -> None:
+    def begin(self, language: Language, source: str, project_uuid: str) -> None:
         """Builds it in the background, unless it is there."""
         if self._is_built(language):
             key = self._key(language, source)
             if key not in self._flights and self._failure(key) is None and not self._path(key).exists():
-                self._take_off(key, language, source)
+                self._take_off(key, language, source, project_uuid)
 
     def is_at_hand(self, language: Language, source: str) -> bool:
         """Whether `program` needn't wait for a build: it is there, or it is known that it can't be made."""
@@ -137,8 +138,9 @@ class Builds:
             return True
         return key not in self._flights and (key in self._open or self._path(key).exists())
 
-    async def program(self, language: Language, source: str) -> int | NotBuilt | None:
-        """The program's descriptor, which is the caller's to close (`closing_program`); None for a language that has none.
+    async def program(self, language: Language, source: str, project_uuid: str) -> int | NotBuilt | None:
+        """The program's descriptor, which is the caller's to close (`closing_program`); None for a language that has none. It is
+        built in the project's turn.
 
         A caller that is cancelled only stops waiting: the build goes on.
         """
@@ -149,7 +151,7 @@ class Builds:
             return failure
         if key not in self._flights and (program := await self._kept(key)) is not None:
             return program
-        flight = self._flights.get(key) or self._take_off(key, language, source)
+        flight = self._flights.get(key) or self._take_off(key, language, source, project_uuid)
         await flight.landed.wait()
         if flight.failure is not None:
             return flight.failure
@@ -181,17 +183,17 @@ class Builds:
         if len(self._failures) > _MOST_FAILURES:
             self._failures.popitem(last=False)
 
-    def _take_off(self, key: str, language: Language, source: str) -> _Flight:
+    def _take_off(self, key: str, language: Language, source: str, project_uuid: str) -> _Flight:
         self._failures.pop(key, None)
         flight = self._flights[key] = _Flight()
-        self._jobs.start_soon(self._build, flight, key, language, source, name=f"build {key[:12]}")
+        self._jobs.start_soon(self._build, flight, key, language, source, project_uuid, name=f"build {key[:12]}")
         return flight
 
-    async def _build(self, flight: _Flight, key: str, language: Language, source: str) -> None:
+    async def _build(self, flight: _Flight, key: str, language: Language, source: str, project_uuid: str) -> None:
         try:
             if (core := self._cores.get(language)) is not None:
                 await core.wait()
-            async with self._turns:
+            async with self._turn(project_uuid):
                 flight.has_begun = True
                 flight.failure = await self._execute(key, language, source)
             if flight.failure is not None:
@@ -199,6 +201,28 @@ class Builds:
         finally:
             del self._flights[key]
             flight.landed.set()
+
+    @asynccontextmanager
+    async def _turn(self, project_uuid: str) -> AsyncIterator[None]:
+        if not self._turns.take(project_uuid):
+            turn = trio.Event()
+            self._turns.line_up(project_uuid, turn)
+            try:
+                await turn.wait()
+            except trio.Cancelled:
+                if turn.is_set():
+                    self._end_turn(project_uuid)
+                else:
+                    self._turns.leave_line(project_uuid, turn)
+                raise
+        try:
+            yield
+        finally:
+            self._end_turn(project_uuid)
+
+    def _end_turn(self, project_uuid: str) -> None:
+        if (following := self._turns.leave(project_uuid)) is not None:
+            following.set()
 
     async def _execute(self, key: str, language: Language, source: str) -> NotBuilt | None:
         entries: list[LogEntry] = []

@@ -254,7 +254,8 @@ class Calls:
             return None
 
     async def _program(self, flight: _Flight) -> int | NotBuilt | Outcome | None:
-        return await flight.ticket.prepare(partial(self._builds.program, flight.code.language, flight.code.source))
+        code = flight.code
+        return await flight.ticket.prepare(partial(self._builds.program, code.language, code.source, code.project_uuid))
 
     async def _run_recorded(self, flight: _Flight, record: Callable[[], Awaitable[None]]) -> tuple[Outcome, list[CodeLog]]:
         job = job_of(flight.run.id, flight.code, flight.request, flight.origin.limits)

@@ -59,7 +59,7 @@ def _folder(settings: Settings, temporary: Path) -> Path:
 
 
 async def _execute(ticket: Ticket, builds: Builds, job: Job, on_log: OnLog) -> Outcome:
-    program = await builds.program(job.language, job.source)
+    program = await builds.program(job.language, job.source, project_uuid="")
     if isinstance(program, NotBuilt):
         for entry in program.entries:
             await on_log(entry)

@@ -55,6 +55,15 @@ def test_two_hundred_first_calls_at_once_make_one_build(appliance: Appliance) ->
     assert len(events(appliance, "build ready")) <= before + 1
 
 
+def test_builds_of_one_project_keep_no_other_waiting(appliance: Appliance) -> None:
+    greedy = [appliance.create(action(f"greedy {n}"), language="go", project_uuid="greedy") for n in range(8)]
+    modest = appliance.create(action("modest"), language="go", project_uuid="modest")
+    until_built(appliance, modest)
+    assert [build_of(appliance, code_id)["status"] for code_id in greedy][-3:] == ["pending"] * 3
+    for code_id in greedy:
+        until_built(appliance, code_id)
+
+
 def test_two_codes_with_one_source_share_the_program(appliance: Appliance) -> None:
     create_and_call = [appliance.call(create(appliance, action("shared"))).body for _ in range(2)]
     assert create_and_call == [b"shared", b"shared"]

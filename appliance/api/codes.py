@@ -76,7 +76,7 @@ async def _code(context: Context[Change] | Context[None]) -> Code:
 
 def _begun(services: Services, code: Code) -> CodeOut:
     """After a save: it is compiled in the background, so that the first call needn't wait."""
-    services.builds.begin(code.language, code.source)
+    services.builds.begin(code.language, code.source, code.project_uuid)
     return _shown(services, code)
 
 

@@ -1,6 +1,6 @@
 """How many runs there are at once, who waits, and who is next."""
 
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from types import TracebackType
 from typing import TypeVar
@@ -14,6 +14,7 @@ from appliance.runner import wire
 from appliance.runner.execution import Bounds, Cause, Execution, OnLog, Ready, at_once
 from appliance.runner.launcher import Launcher
 from appliance.runner.outcome import NETWORK_FILTER, Isolation, Job, Limits, Outcome, OutcomeKind, Usage
+from appliance.runner.turns import Turns
 
 _RETRY_SECONDS = 1.0
 T = TypeVar("T")
@@ -60,11 +61,7 @@ class Runner:
         self._launcher = launcher
         self._options = options
         self._bounds = bounds
-        self._busy = 0
-        self._waiting: dict[str, deque[Ticket]] = {}
-        self._turn = 0  # how often a place was given
-        self._turns: dict[str, float] = {}  # when a project had its last one
-        self._running: Counter[str] = Counter()
+        self._turns: Turns[Ticket] = Turns(options.workers)
         self._preparing: Counter[str] = Counter()  # by project: they wait for their builds, and line up then
         self._counters = _Counters()
 
@@ -102,44 +99,26 @@ class Runner:
         """A place among the running, or in the queue. Raises `Busy`, and keeps nothing, when there is neither. One that isn't
         prepared takes no place of a running one until it is."""
         ticket = Ticket(self, project_uuid, is_prepared)
-        if is_prepared and self._has_place():
-            self._give_place(ticket)
+        if is_prepared and self._turns.take(project_uuid):
+            ticket.grant()
         elif self._queue_size() >= self._options.queue:
             self._refuse(f"the queue is full: {self._options.queue} runs are waiting")
-        elif len(self._waiting.get(project_uuid, ())) + self._preparing[project_uuid] >= self._options.project_queue:
+        elif self._turns.waiting_of(project_uuid) + self._preparing[project_uuid] >= self._options.project_queue:
             self._refuse(f"the queue of this project is full: {self._options.project_queue} of its runs are waiting")
         elif is_prepared:
-            self._enqueue(ticket)
+            self._turns.line_up(project_uuid, ticket)
         else:
             self._preparing[project_uuid] += 1
         self._counters.submitted += 1
         return ticket
 
-    def _has_place(self) -> bool:
-        return self._busy < self._options.workers and not self._waiting
-
-    def _give_place(self, ticket: "Ticket") -> None:
-        self._busy += 1
-        self._grant(ticket)
-
-    def _grant(self, ticket: "Ticket") -> None:
-        self._turn += 1
-        self._turns[ticket.project_uuid] = self._turn
-        self._running[ticket.project_uuid] += 1
-        ticket.grant()
-
-    def _enqueue(self, ticket: "Ticket") -> None:
-        """A project that has had no turn lately comes before the one whose turn was the last."""
-        self._turns.setdefault(ticket.project_uuid, self._turn - 0.5)
-        self._waiting.setdefault(ticket.project_uuid, deque()).append(ticket)
-
     def _line_up(self, ticket: "Ticket") -> None:
         """It is prepared now."""
         self._end_preparing(ticket)
-        if self._has_place():
-            self._give_place(ticket)
+        if self._turns.take(ticket.project_uuid):
+            ticket.grant()
         else:
-            self._enqueue(ticket)
+            self._turns.line_up(ticket.project_uuid, ticket)
 
     def _end_preparing(self, ticket: "Ticket") -> None:
         self._preparing[ticket.project_uuid] -= 1
@@ -150,7 +129,7 @@ class Runner:
         counters = self._counters
         return PoolStats(
             workers_total=self._options.workers,
-            workers_busy=self._busy,
+            workers_busy=self._turns.busy,
             queue_size=self._queue_size(),
             queue_capacity=self._options.queue,
             submitted=counters.submitted,
@@ -162,45 +141,19 @@ class Runner:
         )
 
     def _queue_size(self) -> int:
-        return sum(len(tickets) for tickets in self._waiting.values()) + self._preparing.total()
+        return self._turns.waiting() + self._preparing.total()
 
     def _refuse(self, message: str) -> None:
         self._counters.rejected += 1
         raise Busy(message, _RETRY_SECONDS)
 
     def _leave(self, ticket: "Ticket") -> None:
-        """A place is free: the project whose last turn is longest ago gets it."""
         if not ticket.is_prepared:
             self._end_preparing(ticket)
-        elif ticket.granted:
-            self._end_running(ticket)
-        else:
-            self._forget(ticket)
-
-    def _end_running(self, ticket: "Ticket") -> None:
-        self._running[ticket.project_uuid] -= 1
-        if self._waiting:
-            project = min(self._waiting, key=self._turns.__getitem__)
-            following = self._waiting[project][0]
-            self._grant(following)
-            self._forget(following)
-        else:
-            self._busy -= 1
-        self._forget_turns(ticket.project_uuid)
-
-    def _forget(self, ticket: "Ticket") -> None:
-        tickets = self._waiting[ticket.project_uuid]
-        tickets.remove(ticket)
-        if not tickets:
-            del self._waiting[ticket.project_uuid]
-        self._forget_turns(ticket.project_uuid)
-
-    def _forget_turns(self, project_uuid: str) -> None:
-        """Of a project that has nothing here any more."""
-        if not self._running[project_uuid]:
-            del self._running[project_uuid]
-            if project_uuid not in self._waiting:
-                self._turns.pop(project_uuid, None)
+        elif not ticket.granted:
+            self._turns.leave_line(ticket.project_uuid, ticket)
+        elif (following := self._turns.leave(ticket.project_uuid)) is not None:
+            following.grant()
 
 
 class Ticket:
