@@ -13,8 +13,8 @@ was stopped when its launcher was killed, a process that somebody put into a sco
   that is killed while systemd puts a sandbox into its scope (`scopes`).
 
 A scope that has just been made, or whose sandbox has just ended, looks like one that was left, and so does a zygote that is
-about to end because its launcher was killed; what is left is still there later. So an orphan is what was seen twice: five
-seconds apart, at the start half a second.
+about to end because its launcher was killed; what is left is still there later. So an orphan is what was seen twice, five
+seconds apart; at the start, what is still there after two.
 """
 
 import os
@@ -35,7 +35,8 @@ from appliance.runner.sandbox import zygote
 log = structlog.get_logger()
 
 SWEEP_SECONDS = 5.0
-_START_SECONDS = 0.5  # what dies with a killed launcher is gone in milliseconds
+_START_SECONDS = 2.0  # what dies with a killed launcher is gone in milliseconds; a machine under load takes its time
+_LOOK_AGAIN_SECONDS = 0.1
 _DEPTH_OF_SANDBOX = 2  # its zygote's namespace, and its own
 _MANY = 20  # processes looked at before others get their turn: 0.5 ms
 
@@ -64,13 +65,18 @@ class Sweep:
 
     async def at_start(self) -> None:
         """Before the first sandbox is made, and before anybody can be told. Empty scopes, systemd's to stop, get longer."""
-        if not (first := await self._look()):
-            return
-        await trio.sleep(_START_SECONDS)
-        left = await self._look()
-        self._at_start = [left[name] for name in first.keys() & left.keys() if left[name].pids]
+        left = await self._with_processes()
+        ends_at = trio.current_time() + _START_SECONDS
+        while left and trio.current_time() < ends_at:
+            await trio.sleep(_LOOK_AGAIN_SECONDS)
+            again = await self._with_processes()
+            left = {name: again[name] for name in left.keys() & again.keys()}
+        self._at_start = list(left.values())
         for orphan in self._at_start:
             await self._end(orphan)
+
+    async def _with_processes(self) -> dict[tuple[wire.OrphanKind, str], Orphan]:
+        return {name: orphan for name, orphan in (await self._look()).items() if orphan.pids}
 
     async def run(self) -> None:
         for orphan in self._at_start:

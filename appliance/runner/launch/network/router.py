@@ -159,7 +159,7 @@ async def _keep_table(routed: Routed) -> None:
     plan, router, host_table, held, ipv6, _ = routed
     while True:
         await host_table.ended()
-        log.error("the host's table is lost: its owner has ended", table=plan.table)
+        log.error("the host's table is lost", table=plan.table)
         await namespaces.call(router, partial(namespaces.forward, is_open=False, ipv6=ipv6))
         await host_table.renew()
         await _make_table(host_table, plan, ipv6=ipv6)
