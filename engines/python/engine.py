@@ -93,7 +93,8 @@ class Result:
         media_type, pairs = _typed(checks.content_type(content_type), checks.headers(headers))
         blob = to_bytes(value, as_json=_is_json(media_type))
         if len(blob) > self._max_bytes:
-            self._end_run("output_limit", f"the result is {len(blob)} bytes, the limit is {self._max_bytes} bytes")
+            limit = f"the limit is {self._max_bytes} bytes (MAX_RESULT_BYTES)"
+            self._end_run("output_limit", f"the result is {len(blob)} bytes, {limit}")
         header = {"type": "result", "status_code": status, "content_type": media_type, "headers": pairs}
         self._channel.send(header, blob)
 

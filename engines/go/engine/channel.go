@@ -89,7 +89,7 @@ func cut(text string) string {
 
 func sendResult(answer answer, value []byte) {
 	if limit := job.header.MaxResultBytes; len(value) > limit {
-		message := fmt.Sprintf("the result is %d bytes, the limit is %d bytes", len(value), limit)
+		message := fmt.Sprintf("the result is %d bytes, the limit is %d bytes (MAX_RESULT_BYTES)", len(value), limit)
 		fail("output_limit", message, message+lineOfCaller())
 	}
 	send(map[string]any{
