@@ -195,9 +195,8 @@ class Calls:
         headers = kept_headers(request.headers, self._options.redacted_headers)
         at = now()
         is_built = self._builds.is_at_hand(code.language, code.source)
-        ticket = self._runner.admit(
-            code.project_uuid, is_prepared=is_built
-        )  # last: from here on somebody must give the place back
+        # Last: from here on somebody must give the place back.
+        ticket = self._runner.admit(code.project_uuid, is_prepared=is_built)
         run = CodeRun(
             id=new_id(),
             code_id=code.id,

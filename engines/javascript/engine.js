@@ -68,7 +68,9 @@ function makeResult(channel, maxBytes, endRun) {
     const status = checks.statusCode(options.status_code);
     const [mediaType, pairs] = typed(checks.contentType(options.content_type), checks.headers(options.headers));
     const blob = toBytes(value, isJson(mediaType));
-    if (blob.length > maxBytes) endRun('output_limit', `the result is ${blob.length} bytes, the limit is ${maxBytes} bytes (MAX_RESULT_BYTES)`);
+    if (blob.length > maxBytes) {
+      endRun('output_limit', `the result is ${blob.length} bytes, the limit is ${maxBytes} bytes (MAX_RESULT_BYTES)`);
+    }
     channel.send({ type: 'result', status_code: status, content_type: mediaType, headers: pairs }, blob);
   }
   return Object.freeze(Object.assign((...given) => set(...given), { set }));

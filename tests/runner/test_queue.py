@@ -107,22 +107,25 @@ def test_a_project_has_its_share_of_the_queue(appliance: Appliance, holder: Hold
     assert len(appliance.runs_of(code_id)) == 4
 
 
-def test_projects_take_turns(appliance: Appliance, holder: Holder) -> None:
-    greedy, modest = appliance.create(QUICK, project_uuid="greedy"), appliance.create(QUICK, project_uuid="modest")
-    calls = [*line_up(appliance, greedy, 4), *line_up(appliance, modest, 1)]
+@pytest.mark.parametrize(
+    ("greedy_project", "counts", "order"),
+    [
+        ("greedy", (4, 1), "greedy modest greedy greedy greedy"),
+        ("the holder's", (3, 2), "modest greedy modest greedy greedy"),  # it has had a turn, and who comes has not
+    ],
+)
+def test_projects_take_turns(
+    appliance: Appliance, holder: Holder, greedy_project: str, counts: tuple[int, int], order: str
+) -> None:
+    names = {
+        appliance.create(QUICK, project_uuid=greedy_project): "greedy",
+        appliance.create(QUICK, project_uuid="modest"): "modest",
+    }
+    calls = [call for code_id, count in zip(names, counts, strict=True) for call in line_up(appliance, code_id, count)]
     holder.let_go()
     runs = [appliance.run_of(call.result()) for call in calls]
     in_order = sorted(runs, key=lambda run: str(run["updated_at"]))
-    assert [run["code_id"] for run in in_order] == [greedy, modest, greedy, greedy, greedy]
-
-
-def test_a_project_that_comes_is_next_when_another_has_all_the_runs(appliance: Appliance, holder: Holder) -> None:
-    greedy, modest = appliance.create(QUICK, project_uuid="the holder's"), appliance.create(QUICK, project_uuid="modest")
-    calls = [*line_up(appliance, greedy, 3), *line_up(appliance, modest, 2)]
-    holder.let_go()
-    runs = [appliance.run_of(call.result()) for call in calls]
-    in_order = sorted(runs, key=lambda run: str(run["updated_at"]))
-    assert [run["code_id"] for run in in_order] == [modest, greedy, modest, greedy, greedy]
+    assert [names[run["code_id"]] for run in in_order] == order.split()
 
 
 def test_a_queued_run_can_be_cancelled(appliance: Appliance, holder: Holder) -> None:
