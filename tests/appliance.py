@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -148,6 +149,13 @@ class Appliance:
     def until_logged(self, code_id: str, count: int = 1) -> None:
         """Until the runs of a code have logged so much: then they are executing."""
         eventually(lambda: self.manage("GET", f"/codelog?code_id={code_id}").json()["total"] >= count)
+
+    def logged(self, event: str | None = None) -> list[dict[str, Any]]:
+        """What its server (not its launcher) has logged until now, of this event or all: a request that is made here has been read."""
+        path = f"/until-here/{uuid.uuid4()}"
+        self.request("GET", path)
+        eventually(lambda: any(line.get("path") == path for line in self.lines))
+        return [line for line in self.lines if event in (None, line.get("event"))]
 
     @property
     def has_scopes(self) -> bool:

@@ -76,7 +76,7 @@ def _fill(folder: Path) -> None:
     with tempfile.TemporaryDirectory() as temporary:
         state_dir = Path(temporary) / "state"
         with running(state_dir, go=go_program()) as appliance:
-            eventually(lambda: events(appliance, "toolchain cache filled"), FILL_GUARD)
+            eventually(lambda: any(line.get("event") == "toolchain cache filled" for line in appliance.lines), FILL_GUARD)
         unfinished = folder.with_suffix(".new")
         shutil.rmtree(unfinished, ignore_errors=True)
         shutil.copytree(state_dir / FOLDER / TOOLCHAIN, unfinished)
@@ -88,10 +88,6 @@ def _link_or_copy(source: str, target: str) -> None:
         os.link(source, target)
     except OSError:  # another file system, or a file of another user's
         shutil.copy(source, target)
-
-
-def events(appliance: Appliance, name: str) -> list[dict[str, Any]]:
-    return [line for line in appliance.lines if line.get("event") == name]
 
 
 def build_of(appliance: Appliance, code_id: str) -> dict[str, Any]:

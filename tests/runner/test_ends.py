@@ -398,10 +398,10 @@ def test_smaller_bounds_are_the_operators_to_set(tmp_path: Path) -> None:
 def test_no_end_was_a_defect_of_ours(appliance: Appliance) -> None:
     """Last of this module: nothing above has made the server log an error or a traceback. What its launcher has swept may be what
     runner/test_sweep.py has made meanwhile."""
-    lines = [line for line in appliance.lines if line.get("event") != "orphan swept"]
+    lines = [line for line in appliance.logged() if line.get("event") != "orphan swept"]
     errors = [line for line in lines if line.get("level") == "error" or "Traceback" in str(line)]
     assert errors == []
-    assert str(ROOT) not in str([line for line in appliance.lines if line.get("event") != "ready"])
+    assert str(ROOT) not in str([line for line in lines if line.get("event") != "ready"])
 
 
 def test_a_launcher_that_is_stopped_holds_no_caller(tmp_path: Path) -> None:
@@ -421,6 +421,6 @@ def test_a_launcher_that_is_stopped_holds_no_caller(tmp_path: Path) -> None:
             os.kill(appliance.launcher, signal.SIGCONT)
         assert (cancelled.status, cancelled.json()) == (500, {"message": "the run was cancelled"})
         assert (refused.status, appliance.run_of(refused)["extra"]["outcome"]) == (503, "could_not_start")
-        assert [line["run_id"] for line in appliance.lines if line.get("event") == "kill not confirmed"] == [run["id"]]
+        assert [line["run_id"] for line in appliance.logged("kill not confirmed")] == [run["id"]]
         assert appliance.run("print('next')").body == b"next\n"
         eventually(lambda: not marked(mark), 1)

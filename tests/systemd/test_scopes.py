@@ -329,8 +329,8 @@ def test_a_scope_that_a_dead_launcher_left_is_emptied(appliance: BoxedAppliance)
         eventually(lambda: name in appliance.box.scopes())
         left.wait(HANG_GUARD)
     eventually(lambda: name not in appliance.box.scopes())
-    swept = [line for line in appliance.lines if line["event"] == "orphan swept"]
-    assert [line["kind"] for line in swept if line["name"] == name] == ["scope"], swept
+    [line] = eventually(lambda: [line for line in appliance.lines if line.get("name") == name])
+    assert (line["event"], line["kind"]) == ("orphan swept", "scope")
     assert appliance.run("print('works')").body == b"works\n"
 
 
