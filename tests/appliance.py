@@ -151,7 +151,7 @@ class Appliance:
         eventually(lambda: self.manage("GET", f"/codelog?code_id={code_id}").json()["total"] >= count)
 
     def logged(self, event: str | None = None) -> list[dict[str, Any]]:
-        """What its server (not its launcher) has logged until now, of this event or all: a request that is made here has been read."""
+        """What its server (not its launcher) has logged until now, of this event or all: up to a request that is made here."""
         path = f"/until-here/{uuid.uuid4()}"
         self.request("GET", path)
         eventually(lambda: any(line.get("path") == path for line in self.lines))
