@@ -323,8 +323,9 @@ def test_with_one_uid_programs_and_signals_work(one_uid: Appliance) -> None:
 WITHOUT = """
 import sys, os
 from appliance.runner.sandbox import seccomp
+from appliance.runner.sandbox.steps import steps, take
 from tests.runner.test_seccomp_kernel import without
-seccomp.Filter(without(sys.argv[1])).put_on()
+take(steps("filter", [seccomp.Filter(without(sys.argv[1])).putting_on()]))
 os.execv(sys.argv[2], sys.argv[2:])
 """
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from appliance.runner.sandbox import landlock
+from appliance.runner.sandbox.steps import steps, take
 from tests.runner.test_seccomp_kernel import unprivileged
 
 SCOPE = landlock.scope()
@@ -22,10 +23,17 @@ def outcome(attack: Callable[[], object]) -> str:
     return "it worked"
 
 
+def enter() -> None:
+    """With the descriptor that the next open gets."""
+    assert SCOPE is not None
+    free = os.open(os.devnull, os.O_RDONLY)
+    os.close(free)
+    take(steps("filter", SCOPE.entering(free)))
+
+
 def scoped(attack: Callable[[], object]) -> str:
     def run() -> str:
-        assert SCOPE is not None
-        SCOPE.enter()
+        enter()
         return outcome(attack)
 
     return str(unprivileged(run)[1])
@@ -59,9 +67,8 @@ def test_entering_leaves_no_descriptor_behind() -> None:
         return os.listdir("/proc/self/fd")
 
     def run() -> bool:
-        assert SCOPE is not None
         before = held()
-        SCOPE.enter()
+        enter()
         return held() == before
 
     assert unprivileged(run) == (0, True)

@@ -11,14 +11,28 @@ from pathlib import Path
 
 import pytest
 
+from appliance.runner.sandbox import leaving as ends
 from appliance.runner.sandbox import records, seccomp, seccomp_rules, syscalls
 from appliance.runner.sandbox.guard import _Watch
-from appliance.runner.sandbox.leaving import Leaving, cpu_seconds, hand_over
+from appliance.runner.sandbox.leaving import Leaving, cpu_seconds
+from appliance.runner.sandbox.steps import steps, take
 from engines.spec import LEAVING, leave
 from tests.appliance import HANG_GUARD, Appliance, eventually
 
 RULES = seccomp_rules.for_worker(own_uid=True, leaves=True)
 EXIT_GROUP = ("231", "94")  # its number on x86-64 and on aarch64
+
+
+def tell(channel: socket.socket) -> None:
+    """Puts the filter on that tells of this process's end, and hands its listener over."""
+    syscalls.forbid_new_privileges()
+    listener = take(steps("filter", [seccomp.Filter(RULES).putting_on()]))
+    take(steps("leaving", ends.handing_over(channel.detach(), listener)))
+
+
+def leaving_of(channel: socket.socket, worker: int) -> Leaving:
+    threads, stat, *children = [take(steps("watch", [call])) for call in ends.opening_files(os.getpid(), worker)]
+    return Leaving(channel.detach(), worker, ends.Files(threads, stat, tuple(children)))
 
 
 @contextmanager
@@ -29,13 +43,12 @@ def worker(run: Callable[[], object]) -> Iterator[tuple[int, Leaving]]:
     if pid == 0:
         try:
             ours.close()
-            syscalls.forbid_new_privileges()
-            hand_over(theirs, seccomp.Filter(RULES).put_on())
+            tell(theirs)
             run()
         finally:
             os._exit(70)
     theirs.close()
-    leaving = Leaving(ours, pid)
+    leaving = leaving_of(ours, pid)
     assert leaving.take_over(), "this kernel tells nobody of a call: SECCOMP_RET_USER_NOTIF came with Linux 5.0"
     try:
         yield pid, leaving
@@ -176,22 +189,22 @@ def has_listener(pid: int) -> bool:
     return False
 
 
-def _guard_one(status: socket.socket, job: int, tell: int) -> None:
+def _guard_one(status: socket.socket, job: int, told: int) -> None:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     pid = os.fork()
     if pid == 0:
         syscalls.set_death_signal(signal.SIGKILL)
         while time.process_time() < 0.2:
             pass
-        syscalls.forbid_new_privileges()
-        hand_over(theirs, seccomp.Filter(RULES).put_on())
+        tell(theirs)
         os.read(job, 1)
         leave(0)
     theirs.close()
-    leaving = Leaving(ours, pid)
-    readable(ours.fileno())
-    os.write(tell, b"%d" % pid)
-    _Watch(status, pid, leaving).until_the_end()
+    leaving = leaving_of(ours, pid)
+    readable(leaving.channel)
+    os.write(told, b"%d" % pid)
+    signals = take(steps("watch", syscalls.holding_signals({signal.SIGCHLD})))
+    _Watch(status.fileno(), signals, pid, leaving).until_the_end()
 
 
 # With the guard its listener goes, and for the moment that the worker is left the call returns ENOSYS.

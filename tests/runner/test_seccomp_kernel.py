@@ -16,6 +16,7 @@ import pytest
 
 from appliance.runner.sandbox import seccomp, seccomp_rules, syscalls, walls
 from appliance.runner.sandbox.seccomp import ALLOW, ERRNO, MACHINES
+from appliance.runner.sandbox.steps import StepFailed, steps, take
 from tests.runner.bpf import verdict
 
 WORKER, GUARD = seccomp_rules.for_worker(True), seccomp_rules.for_guard()
@@ -54,7 +55,7 @@ def unprivileged(run: Callable[[], Any]) -> tuple[int, Any]:
 
 def behind(rules: seccomp_rules.Rules, run: Callable[[], Any]) -> tuple[int, Any]:
     def caged() -> Any:
-        seccomp.Filter(rules).put_on()
+        take(steps("filter", [seccomp.Filter(rules).putting_on()]))
         return run()
 
     return unprivileged(caged)
@@ -96,9 +97,9 @@ def test_a_filter_can_not_be_replaced() -> None:
 
     def run() -> str:
         try:
-            seccomp.Filter(open_to_all).put_on()
-        except OSError as error:
-            return errno.errorcode[error.errno or 0]
+            take(steps("filter", [seccomp.Filter(open_to_all).putting_on()]))
+        except StepFailed as error:
+            return errno.errorcode[error.number]
         return "it worked"
 
     assert behind(WORKER, run) == (0, "EINVAL")

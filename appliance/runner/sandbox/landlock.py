@@ -4,7 +4,6 @@ A second wall behind the pid and network namespaces and the system call filter, 
 Sources: landlock(7), linux/landlock.h.
 """
 
-import os
 from typing import NamedTuple
 
 from appliance.runner.sandbox import syscalls
@@ -21,11 +20,13 @@ class Scope(NamedTuple):
 
     flags: int
 
-    def enter(self) -> None:
-        """For good, for this thread and all that it starts. Needs no_new_privs."""
-        ruleset = syscalls.create_landlock_ruleset(_SCOPE_ABSTRACT_UNIX_SOCKET | _SCOPE_SIGNAL)
-        syscalls.restrict_by_landlock(ruleset, self.flags)
-        os.close(ruleset)
+    def entering(self, free: int) -> list[syscalls.Call]:
+        """For good, for this thread and all that it starts. Needs no_new_privs. `free` is the lowest free descriptor."""
+        return [
+            syscalls.creating_landlock_ruleset(_SCOPE_ABSTRACT_UNIX_SOCKET | _SCOPE_SIGNAL),
+            syscalls.restricting_by_landlock(free, self.flags),
+            syscalls.closing(free),
+        ]
 
 
 def scope() -> Scope | None:

@@ -17,12 +17,14 @@ listener, an end is what wait4(2) says.
 import errno
 import fcntl
 import os
-import socket
 import struct
 import time
 from contextlib import suppress
+from typing import NamedTuple
 
-from appliance.runner.sandbox import seccomp, seccomp_rules
+from appliance.runner.sandbox import seccomp, seccomp_rules, syscalls
+from appliance.runner.sandbox.steps import steps, take
+from appliance.runner.sandbox.syscalls import Call
 
 _RECEIVE, _SEND = seccomp_rules.NOTICE_REQUESTS
 _NOTICE = struct.Struct("=QIIiIQ6Q")  # id, thread, flags; struct seccomp_data: number, architecture, address, arguments
@@ -30,36 +32,61 @@ _REPLY = struct.Struct("=QqiI")  # id, value, error, flags
 _CONTINUE = 1  # SECCOMP_USER_NOTIF_FLAG_CONTINUE
 _TICKS = os.sysconf("SC_CLK_TCK")
 _CHILDREN_BYTES = 4096  # some hundred pids: of a run that has more, the others' time is missing
+_TELLS_CHILDREN = os.path.exists(f"/proc/self/task/{os.getpid()}/children")
 _STATUS = 0xFF  # what exit_group(2) takes of its argument
 
 
-def hand_over(channel: socket.socket, listener: int | None) -> None:
+def handing_over(channel: int, listener: int) -> list[Call]:
     """The worker's side: it keeps neither."""
-    with channel:
-        if listener is not None:
-            socket.send_fds(channel, [b"L"], [listener])
-            os.close(listener)
+    return [syscalls.Parcel(listener).sending(channel), syscalls.closing(listener), syscalls.closing(channel)]
+
+
+class Files(NamedTuple):
+    """Descriptors of what /proc tells of a worker; `children`: of it and of its guard, where the kernel tells that
+    (CONFIG_PROC_CHILDREN)."""
+
+    threads: int
+    stat: int
+    children: tuple[int, ...]
+
+    @property
+    def behind(self) -> int:
+        """The descriptor that follows them, of those that `files_from` has counted."""
+        return self.stat + 1 + len(self.children)
+
+
+def opening_files(guard: int, worker: int) -> list[Call]:
+    """Where the lowest free descriptors follow each other from `free` on, they are `files_from(free)`."""
+    of_worker = f"/proc/{worker}"
+    paths = [f"/proc/{guard}/task/{guard}/children", f"{of_worker}/task/{worker}/children"] if _TELLS_CHILDREN else []
+    return [
+        syscalls.opening(f"{of_worker}/task", os.O_PATH | os.O_CLOEXEC),
+        *(syscalls.opening(path, os.O_RDONLY | os.O_CLOEXEC) for path in (f"{of_worker}/stat", *paths)),
+    ]
+
+
+def files_from(free: int) -> Files:
+    return Files(free, free + 1, (free + 2, free + 3) if _TELLS_CHILDREN else ())
 
 
 class Leaving:
     """The guard's side. `channel` can be read when the worker hands its listener over, or never will; `listener` when somebody
     makes the call: `status` then says what to think of it."""
 
-    def __init__(self, channel: socket.socket, worker: int) -> None:
+    def __init__(self, channel: int, worker: int, files: Files) -> None:
         self.channel = channel
         self.listener = -1
         self._worker = worker
-        self._threads = os.open(f"/proc/{worker}/task", os.O_PATH | os.O_CLOEXEC)
-        self._stat = os.open(f"/proc/{worker}/stat", os.O_RDONLY | os.O_CLOEXEC)
-        self._children = [fd for pid in (os.getpid(), worker) if (fd := _open_children(pid)) is not None]
+        self._threads, self._stat, self._children = files
+        self._parcel = syscalls.Parcel()
+        self._taking_over = steps("leaving", [self._parcel.receiving(channel), syscalls.closing(channel)])
 
     def take_over(self) -> bool:
         """False where the kernel has no listeners, or the worker ended before it could hand its own over."""
-        with self.channel:
-            _, fds, _, _ = socket.recv_fds(self.channel, 1, 1, socket.MSG_CMSG_CLOEXEC)
-        if fds:
-            self.listener = fds[0]
-        return bool(fds)
+        take(self._taking_over)
+        if self._parcel.received is not None:
+            self.listener = self._parcel.received
+        return self.listener != -1
 
     def status(self) -> int | None:
         """The worker's wait status, as of an exit; None when it wasn't the worker who called, or the caller is no more."""
@@ -91,7 +118,7 @@ class Leaving:
 
     def spent_by_others(self) -> float:
         """CPU time in seconds of what the worker has started and not waited for: the program of a compiled language, which is
-        about to exit, and what was left to the guard. 0 where the kernel doesn't tell children (CONFIG_PROC_CHILDREN).
+        about to exit, and what was left to the guard. 0 where the kernel doesn't tell children.
         """
         pids: set[int] = set()
         for fd in self._children:
@@ -110,13 +137,6 @@ class Leaving:
         except FileNotFoundError:
             return False
         return True
-
-
-def _open_children(pid: int) -> int | None:
-    try:
-        return os.open(f"/proc/{pid}/task/{pid}/children", os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return None
 
 
 def cpu_seconds(pid: int) -> float:

@@ -16,7 +16,6 @@ running it once for every number: that is why it is a tree.
 Once on, a filter can't be taken off, is inherited by every child and survives exec. It needs no_new_privs.
 """
 
-import ctypes
 import os
 import struct
 from typing import NamedTuple
@@ -150,19 +149,14 @@ class Filter:
 
     def __init__(self, rules: Rules) -> None:
         content = program(rules, MACHINES[os.uname().machine])
-        self._memory = ctypes.create_string_buffer(content, len(content))
-        self._tells = any(answer.answer == TELL for answers in rules.by_argument.values() for answer in answers)
-        self._head = syscalls.FilterHead(len(content) // _INSTRUCTION.size, ctypes.addressof(self._memory))
+        self.tells = any(answer.answer == TELL for answers in rules.by_argument.values() for answer in answers)
+        self._head = syscalls.FilterHead.of(content, len(content) // _INSTRUCTION.size)
 
-    def put_on(self) -> int | None:
-        """For good, for this thread and all that it starts. Returns the descriptor of the listener, for rules that TELL.
-
-        Raises OSError where the kernel has no filters.
+    def putting_on(self) -> syscalls.Call:
+        """For good, for this thread and all that it starts. The result is the listener's descriptor, for rules that TELL; 0 for
+        others. It fails where the kernel has no filters.
         """
-        if self._tells:
-            return syscalls.put_on_listened_filter(self._head)
-        syscalls.put_on_filter(self._head)
-        return None
+        return (syscalls.putting_on_listened_filter if self.tells else syscalls.putting_on_filter)(self._head)
 
 
 class Filters(NamedTuple):

@@ -1,11 +1,17 @@
 """The system calls of namespaces, mounts and privileges that `os` of Python 3.11 doesn't have.
 
-Each raises OSError with the call's errno. Sources: unshare(2), setns(2), mount(2), mount_setattr(2), pivot_root(2),
+Each raises OSError with the call's errno. What a sandbox does is also there as a value, a `Call` (see `steps`).
+
+Sources: unshare(2), setns(2), mount(2), mount_setattr(2), pivot_root(2),
 prctl(2), capabilities(7), landlock(7), seccomp(2); numbers without a remark are the same on x86-64 and arm64.
 """
 
 import ctypes
 import os
+import signal
+import socket
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 CLONE_NEWNS = 0x00020000
 CLONE_NEWCGROUP = 0x02000000
@@ -28,6 +34,8 @@ MNT_DETACH = 0x2
 MOUNT_ATTR_RDONLY = 0x1
 MOUNT_ATTR_NOSUID = 0x2
 MOUNT_ATTR_NODEV = 0x4
+_SYS_CLOSE_RANGE = 436
+_MOST_DESCRIPTORS = 2**32 - 1
 _SYS_MOUNT_SETATTR = 442
 _SYS_LANDLOCK_CREATE_RULESET = 444
 _SYS_LANDLOCK_RESTRICT_SELF = 446
@@ -61,11 +69,20 @@ _KEYCTL_GET_PERSISTENT = 22
 _KEYRINGS_OF_PROCESS = -2
 _KEYRINGS_OF_USER = (-4, -5)  # of the uid, and the session's that it has by default
 
+_SIGSET_WORDS = 16  # of glibc's sigset_t
+
 _CAPSET_HEADER = (ctypes.c_uint32 * 2)(_LINUX_CAPABILITY_VERSION_3, 0)
 _NO_CAPABILITIES = (ctypes.c_uint32 * 6)()
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc_holding_the_interpreter = ctypes.PyDLL(None, use_errno=True)
+
+
+class Call(NamedTuple):
+    """A function of the C library with its arguments, as C has them. A result below 0 is a failure, and errno says which."""
+
+    function: Callable[..., int]
+    arguments: tuple[Any, ...]
 
 
 def _check(result: int, call: str, argument: str = "") -> None:
@@ -74,10 +91,17 @@ def _check(result: int, call: str, argument: str = "") -> None:
         raise OSError(number, f"{call}: {os.strerror(number)}", argument or None)
 
 
-def bare_fork() -> int:
-    """fork(2) without what Python does around it, for a single-threaded process whose child only ever forks again.
+def _make(call: Call, name: str, argument: str = "") -> int:
+    result = int(call.function(*call.arguments))
+    _check(min(result, 0), name, argument)
+    return result
 
-    `os.fork` has every module reset its locks, seeds and caches in the child: 0.5 ms and 210 copied pages of a preloaded zygote.
+
+def bare_fork() -> int:
+    """fork(2) without what Python does around it, for a process with one thread whose child is neither the interpreter's nor a
+    library's business: a child has the locks, seeds and caches of its parent.
+
+    `os.fork` has every module reset those in the child: 0.5 ms and 200 copied pages of a preloaded zygote.
     """
     pid = int(_libc_holding_the_interpreter.fork())
     if pid < 0:
@@ -85,18 +109,132 @@ def bare_fork() -> int:
     return pid
 
 
+def unsharing(flags: int) -> Call:
+    return Call(_libc.unshare, (flags,))
+
+
 def unshare(flags: int) -> None:
-    _check(_libc.unshare(flags), "unshare", hex(flags))
+    _make(unsharing(flags), "unshare", hex(flags))
+
+
+def joining(fd: int, kind: int) -> Call:
+    return Call(_libc.setns, (fd, kind))
 
 
 def setns(fd: int, kind: int) -> None:
-    _check(_libc.setns(fd, kind), "setns")
+    _make(joining(fd, kind), "setns")
+
+
+def mounting(source: str, target: str, kind: str | None, flags: int, options: str | None = None) -> Call:
+    first, second, third, last = (None if text is None else os.fsencode(text) for text in (source, target, kind, options))
+    return Call(_libc.mount, (first, second, third, ctypes.c_ulong(flags), last))
 
 
 def mount(source: str, target: str, kind: str | None, flags: int, options: str | None = None) -> None:
-    encoded = [None if text is None else os.fsencode(text) for text in (source, target, kind, options)]
-    result = _libc.mount(encoded[0], encoded[1], encoded[2], ctypes.c_ulong(flags), encoded[3])
-    _check(result, "mount", target)
+    _make(mounting(source, target, kind, flags, options), "mount", target)
+
+
+def naming_the_host(name: bytes) -> Call:
+    return Call(_libc.sethostname, (name, ctypes.c_size_t(len(name))))
+
+
+def opening(path: str, flags: int, mode: int = 0o644) -> Call:
+    return Call(_libc.open, (os.fsencode(path), flags, mode))
+
+
+def writing(fd: int, content: bytes) -> Call:
+    return Call(_libc.write, (fd, content, ctypes.c_size_t(len(content))))
+
+
+def closing(fd: int) -> Call:
+    return Call(_libc.close, (fd,))
+
+
+def closing_range(first: int, last: int = _MOST_DESCRIPTORS) -> Call:
+    """close_range(2) by its number, which is the same everywhere: its wrapper came with glibc 2.34."""
+    return Call(_libc.syscall, (_SYS_CLOSE_RANGE, *map(ctypes.c_ulong, (first, last, 0))))
+
+
+def copying(fd: int, target: int, flags: int = 0) -> Call:
+    """dup3(2), with O_CLOEXEC among the flags or without. The two are never the same."""
+    return Call(_libc.dup3, (fd, target, flags))
+
+
+def changing_folder(path: str) -> Call:
+    return Call(_libc.chdir, (os.fsencode(path),))
+
+
+def setting_umask(mask: int) -> Call:
+    return Call(_libc.umask, (mask,))
+
+
+def leading_a_session() -> Call:
+    return Call(_libc.setsid, ())
+
+
+def pairing_sockets() -> Call:
+    """Two ends of a SOCK_SEQPACKET connection, close-on-exec: the two lowest free descriptors."""
+    return Call(_libc.socketpair, (socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC, 0, (ctypes.c_int * 2)()))
+
+
+class _Vector(ctypes.Structure):
+    """struct iovec"""
+
+    _fields_ = (("base", ctypes.c_void_p), ("length", ctypes.c_size_t))
+
+
+class _Rights(ctypes.Structure):
+    """struct cmsghdr with one descriptor, padded as CMSG_SPACE(3) is."""
+
+    _fields_ = (("length", ctypes.c_size_t), ("level", ctypes.c_int), ("type", ctypes.c_int), ("fd", ctypes.c_int))
+
+
+class _Message(ctypes.Structure):
+    """struct msghdr"""
+
+    _fields_ = (
+        ("name", ctypes.c_void_p),
+        ("name_length", ctypes.c_uint),
+        ("vectors", ctypes.POINTER(_Vector)),
+        ("vector_count", ctypes.c_size_t),
+        ("control", ctypes.POINTER(_Rights)),
+        ("control_length", ctypes.c_size_t),
+        ("flags", ctypes.c_int),
+    )
+
+
+class Parcel:
+    """A message of one byte and one descriptor, to be sent or to be filled: SCM_RIGHTS of unix(7)."""
+
+    def __init__(self, fd: int = -1) -> None:
+        self._byte = ctypes.create_string_buffer(1)
+        self._vector = _Vector(ctypes.addressof(self._byte), 1)
+        length = socket.CMSG_LEN(ctypes.sizeof(ctypes.c_int))
+        self._rights = _Rights(length, socket.SOL_SOCKET, socket.SCM_RIGHTS, fd)
+        size = ctypes.sizeof(_Rights)
+        self._message = _Message(None, 0, ctypes.pointer(self._vector), 1, ctypes.pointer(self._rights), size)
+
+    def sending(self, channel: int) -> Call:
+        return Call(_libc.sendmsg, (channel, ctypes.byref(self._message), 0))
+
+    def receiving(self, channel: int) -> Call:
+        """The descriptor is close-on-exec."""
+        return Call(_libc.recvmsg, (channel, ctypes.byref(self._message), socket.MSG_CMSG_CLOEXEC))
+
+    @property
+    def received(self) -> int | None:
+        """None at the end of the channel."""
+        return int(self._rights.fd) if self._message.control_length else None
+
+
+def holding_signals(signals: set[signal.Signals]) -> list[Call]:
+    """They are blocked from then on, and can be read, without waiting, from the lowest free descriptor: signalfd(2)."""
+    among = (ctypes.c_uint64 * _SIGSET_WORDS)(sum(1 << number - 1 for number in signals))
+    flags = os.O_CLOEXEC | os.O_NONBLOCK  # SFD_CLOEXEC and SFD_NONBLOCK
+    return [
+        Call(_libc.sigprocmask, (signal.SIG_BLOCK, ctypes.byref(among), None)),
+        Call(_libc.signalfd, (-1, ctypes.byref(among), flags)),
+    ]
 
 
 def umount(target: str, flags: int) -> None:
@@ -135,9 +273,14 @@ def pivot_into(new_root: str) -> None:
     os.chdir("/")
 
 
-def _prctl(option: int, *arguments: int) -> int:
+def _prctl_call(option: int, *arguments: int) -> Call:
     padded = [ctypes.c_ulong(value) for value in (*arguments, 0, 0, 0, 0)[:4]]
-    return int(_libc.prctl(option, *padded))
+    return Call(_libc.prctl, (option, *padded))
+
+
+def _prctl(option: int, *arguments: int) -> int:
+    function, converted = _prctl_call(option, *arguments)
+    return int(function(*converted))
 
 
 def set_death_signal(signal: int) -> None:
@@ -145,8 +288,8 @@ def set_death_signal(signal: int) -> None:
     _check(_prctl(_PR_SET_PDEATHSIG, signal), "prctl(PDEATHSIG)")
 
 
-def set_dumpable(yes: bool) -> None:
-    _check(_prctl(_PR_SET_DUMPABLE, int(yes)), "prctl(DUMPABLE)")
+def setting_dumpable(yes: bool) -> Call:
+    return _prctl_call(_PR_SET_DUMPABLE, int(yes))
 
 
 def become_subreaper() -> None:
@@ -158,22 +301,28 @@ def forbid_new_privileges() -> None:
     _check(_prctl(_PR_SET_NO_NEW_PRIVS, 1), "prctl(NO_NEW_PRIVS)")
 
 
+_Instructions = ctypes.POINTER(ctypes.c_char)
+
+
 class FilterHead(ctypes.Structure):
-    """struct sock_fprog: how many instructions, and where."""
+    """struct sock_fprog: how many instructions, and where; it keeps them."""
 
-    _fields_ = (("count", ctypes.c_ushort), ("instructions", ctypes.c_void_p))
+    _fields_ = (("count", ctypes.c_ushort), ("instructions", _Instructions))
+
+    @classmethod
+    def of(cls, program: bytes, count: int) -> "FilterHead":
+        return cls(count, ctypes.cast(ctypes.create_string_buffer(program, len(program)), _Instructions))
 
 
-def put_on_filter(head: FilterHead) -> None:
+def putting_on_filter(head: FilterHead) -> Call:
     """Needs no_new_privs. By prctl and not by seccomp(2): its number is the same everywhere."""
-    _check(_prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, ctypes.addressof(head)), "prctl(SECCOMP)")
+    return Call(_libc.prctl, (_PR_SET_SECCOMP, ctypes.c_ulong(_SECCOMP_MODE_FILTER), ctypes.byref(head)))
 
 
-def put_on_listened_filter(head: FilterHead) -> int:
-    """The same by seccomp(2), with a descriptor on which the filter's notices come: seccomp_unotify(2)."""
-    listener = int(_libc.syscall(_SYS_SECCOMP, _SECCOMP_SET_MODE_FILTER, _SECCOMP_FILTER_FLAG_NEW_LISTENER, ctypes.byref(head)))
-    _check(min(listener, 0), "seccomp")
-    return listener
+def putting_on_listened_filter(head: FilterHead) -> Call:
+    """The same by seccomp(2); the result is a descriptor on which the filter's notices come: seccomp_unotify(2)."""
+    arguments = (_SYS_SECCOMP, _SECCOMP_SET_MODE_FILTER, _SECCOMP_FILTER_FLAG_NEW_LISTENER, ctypes.byref(head))
+    return Call(_libc.syscall, arguments)
 
 
 def can_listen(action: int, notice_bytes: int, reply_bytes: int) -> bool:
@@ -195,17 +344,15 @@ def landlock_abi() -> int:
     return max(0, int(_libc.syscall(_SYS_LANDLOCK_CREATE_RULESET, None, ctypes.c_size_t(0), _LANDLOCK_CREATE_RULESET_VERSION)))
 
 
-def create_landlock_ruleset(scoped: int) -> int:
-    """A descriptor of a ruleset that handles no files and no ports."""
+def creating_landlock_ruleset(scoped: int) -> Call:
+    """The result is a descriptor of a ruleset that handles no files and no ports."""
     wanted = _LandlockRulesetAttr(scoped=scoped)
     size = ctypes.c_size_t(ctypes.sizeof(wanted))
-    ruleset = int(_libc.syscall(_SYS_LANDLOCK_CREATE_RULESET, ctypes.byref(wanted), size, 0))
-    _check(min(ruleset, 0), "landlock_create_ruleset")
-    return ruleset
+    return Call(_libc.syscall, (_SYS_LANDLOCK_CREATE_RULESET, ctypes.byref(wanted), size, 0))
 
 
-def restrict_by_landlock(ruleset: int, flags: int) -> None:
-    _check(_libc.syscall(_SYS_LANDLOCK_RESTRICT_SELF, ruleset, flags), "landlock_restrict_self")
+def restricting_by_landlock(ruleset: int, flags: int) -> Call:
+    return Call(_libc.syscall, (_SYS_LANDLOCK_RESTRICT_SELF, ruleset, flags))
 
 
 def drop_bounding_set() -> None:
@@ -215,21 +362,38 @@ def drop_bounding_set() -> None:
             break
 
 
-def drop_capabilities() -> None:
+def becoming(uid: int) -> list[Call]:
+    """Of this uid, with a group of the same number and no others."""
+    return [
+        Call(_libc.setgroups, (ctypes.c_size_t(0), None)),
+        Call(_libc.setresgid, (uid, uid, uid)),
+        Call(_libc.setresuid, (uid, uid, uid)),
+    ]
+
+
+def dropping_capabilities() -> list[Call]:
     """Empties the effective, permitted, inheritable and ambient sets."""
-    _prctl(_PR_SET_KEEPCAPS, 0)
-    _prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL)
-    _check(_libc.capset(_CAPSET_HEADER, _NO_CAPABILITIES), "capset")
+    return [
+        _prctl_call(_PR_SET_KEEPCAPS, 0),
+        _prctl_call(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL),
+        Call(_libc.capset, (_CAPSET_HEADER, _NO_CAPABILITIES)),
+    ]
+
+
+def drop_capabilities() -> None:
+    for call in dropping_capabilities():
+        _make(call, "prctl or capset")
 
 
 def forget_keys() -> None:
     """Leaves the keyring that the makers' session gave us, and empties those that the kernel keeps for a uid beyond its last
     process: keyrings(7). Where keyctl is refused or not there, it is so for everybody.
     """
-    _libc.syscall(_SYS_KEYCTL, _KEYCTL_JOIN_SESSION_KEYRING, None)
-    persistent = _libc.syscall(_SYS_KEYCTL, _KEYCTL_GET_PERSISTENT, -1, _KEYRINGS_OF_PROCESS)
+    keyctl = _libc.syscall
+    keyctl(_SYS_KEYCTL, _KEYCTL_JOIN_SESSION_KEYRING, None)
+    persistent = keyctl(_SYS_KEYCTL, _KEYCTL_GET_PERSISTENT, -1, _KEYRINGS_OF_PROCESS)
     for keyring in (*_KEYRINGS_OF_USER, *([persistent] if persistent > 0 else [])):
-        _libc.syscall(_SYS_KEYCTL, _KEYCTL_CLEAR, keyring)
+        keyctl(_SYS_KEYCTL, _KEYCTL_CLEAR, keyring)
 
 
 def holds_capability(capability: int) -> bool:

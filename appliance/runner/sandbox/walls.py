@@ -5,6 +5,7 @@ import os
 from typing import NamedTuple
 
 from appliance.runner.sandbox import landlock, seccomp, syscalls
+from appliance.runner.sandbox.steps import Step, steps, take
 
 SECCOMP, LANDLOCK, NAMESPACES = "seccomp", "landlock", "namespaces"
 
@@ -14,15 +15,14 @@ class Walls(NamedTuple):
     guard: seccomp.Filter
     scope: landlock.Scope | None
 
-    def confine_worker(self) -> int | None:
-        """The last step of giving up its identity: afterwards neither wall can be raised again. Returns the listener of its end,
-        where the kernel has that (`leaving`)."""
-        if self.scope is not None:
-            self.scope.enter()
-        return self.worker.put_on()
+    def confining_worker(self, free: int) -> list[Step]:
+        """The last step of giving up its identity: afterwards neither wall can be raised again. `free` is the lowest free
+        descriptor, and then the listener's of its end, where the kernel has that (`leaving`)."""
+        scope = [] if self.scope is None else self.scope.entering(free)
+        return steps("filter", [*scope, self.worker.putting_on()])
 
-    def confine_guard(self) -> None:
-        self.guard.put_on()
+    def confining_guard(self) -> list[Step]:
+        return steps("filter", [self.guard.putting_on()])
 
 
 class Host(NamedTuple):
@@ -56,7 +56,8 @@ def _holds(walls: Walls) -> bool:
     if pid == 0:
         refused = False
         try:
-            walls.confine_worker()
+            first = 3  # behind standard input and output
+            take([*steps("descriptors", [syscalls.closing_range(first)]), *walls.confining_worker(free=first)])
             refused = _is_refused()
         finally:
             os._exit(0 if refused else 1)

@@ -28,7 +28,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
-from appliance.runner.sandbox import guard, root, syscalls, walls
+from appliance.runner.sandbox import guard, root, steps, syscalls, walls
 
 CONTROL = 3
 REQUEST = struct.Struct("!cBIII")  # operation, flags, and three numbers
@@ -131,8 +131,11 @@ def main(preload: str, program: str) -> None:
     namespace = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
     guard.confine_descendants()
     host = walls.survey()
+    steps.rehearse()
+    guard.rehearse()
     _send_pid(control, HELLO + " ".join((version, *host.lacking)).encode(), os.getpid())
     gc.collect()
+    gc.disable()  # until there is a worker
     gc.freeze()  # what is shared with the children stays shared: the collector doesn't touch it
 
     while (request := _receive(control)) is not None:
@@ -143,12 +146,13 @@ def main(preload: str, program: str) -> None:
             identity = guard.Identity(first, second) if flags & OWN_UIDS else None
             in_scope = bool(flags & IN_SCOPE)
             confine = _leave_to_scope if in_scope else _confine
-            network, channels = (fds[-1], fds[:-1]) if flags & JOIN_NETWORK else (None, fds)
-            with_network = bool(flags & WITH_NETWORK)
+            network, near = (fds[-1], fds[:-1]) if flags & JOIN_NETWORK else (None, fds)
+            channels = guard.Channels(near, network, bool(flags & WITH_NETWORK))
             wall = host.walls[identity is not None]
-            plan = guard.Plan(channels, identity, with_network, network, wall, room, confine, in_scope)
+            place = guard.place_of(room, confine, in_scope=in_scope)
+            plan = guard.plan_sandbox(channels, identity, wall, stage.work, place)
             try:
-                pid = _fork_into_new_namespace(namespace, plan, stage.work)
+                pid = _fork_into_new_namespace(namespace, plan)
                 _send_pid(control, FORK + PID.pack(pid), pid)
             except OSError as error:  # of the fork: not worth the sandboxes that live, which would end with us
                 control.send(BROKEN + str(error).encode())
@@ -181,13 +185,13 @@ def _send_pid(control: socket.socket, data: bytes, pid: int) -> None:
     control.sendmsg([data], [(socket.SOL_SOCKET, socket.SCM_CREDENTIALS, credentials)])
 
 
-def _fork_into_new_namespace(own_namespace: int, plan: guard.Plan, work: guard.Work) -> int:
+def _fork_into_new_namespace(own_namespace: int, plan: guard.Plan) -> int:
     """Forks a process that is pid 1 of a new namespace; returns its pid in ours."""
     syscalls.unshare(syscalls.CLONE_NEWPID)
     try:
         pid = syscalls.bare_fork()
         if pid == 0:
-            guard.become_sandbox(plan, work)
+            guard.become_sandbox(plan)
     finally:
         syscalls.setns(own_namespace, syscalls.CLONE_NEWPID)
     return pid
