@@ -18,6 +18,7 @@ whatever it has done to escape (double fork, setsid, ignored signals). The guard
 of file on the status channel) and when its timer runs out, which is the backstop for a launcher that is stuck.
 """
 
+import functools
 import gc
 import math
 import os
@@ -43,6 +44,7 @@ _STATUS, _JOB, _ANSWERS, _STDOUT, _STDERR, _PROGRAM = range(3, 9)
 _GUARD, _WORKER = 1, 2  # their pids in a new namespace
 _GO = records.pack(records.GO)
 _SIGNAL_BYTES = 128  # struct signalfd_siginfo: one kind of signal is pending once at most
+_PLANS = 128  # 20 KiB each
 _ASIDE = 100  # above all that a zygote ever has open
 _TMP = "mode=1777,size=64m,nr_inodes=16384"
 _OPEN_FILES = 1024
@@ -83,8 +85,10 @@ class Plan(NamedTuple):
     place: Place
 
 
+@functools.lru_cache(_PLANS)
 def plan_sandbox(channels: Channels, identity: Identity | None, walls: Walls, work: Work, place: Place) -> Plan:
-    """In the zygote: what is prepared here both processes have in their memory from the beginning."""
+    """In the zygote: what is prepared here both processes have in their memory from the beginning. Slots and the numbers of
+    descriptors come again and again, and so do plans: the zygote itself never carries one out."""
     free = _STATUS + len(channels.fds)  # the lowest descriptor that is, once the channels are in their places
     ours, workers = free, free + 1
     files = files_from(workers)  # the guard has closed that end by then
