@@ -1,1 +1,1 @@
-"""The Python engine. A zygote imports `engines.python.preload`; each forked worker calls `engines.python.worker.run_job`."""
+"""The Python engine. A zygote imports `engines.python.preload`; each forked worker calls `run_job` of its `Worker`."""

@@ -64,17 +64,26 @@ def _read(fd: int, size: int) -> bytearray:
 class Channel:
     """The engine's end of the channel. A write that the server no longer reads is dropped without a word.
 
-    Past `max_log_bytes`, log entries are dropped and counted.
+    Past `max_log_bytes`, log entries are dropped and counted. Made without a descriptor, it is to be opened in the process whose
+    run it is.
     """
 
-    def __init__(self, fd: int, max_log_bytes: int = 0) -> None:
-        self._fd = fd
+    _fd: int
+    _pid: int
+    _ledger: mmap.mmap
+
+    def __init__(self, fd: int | None = None, max_log_bytes: int = 0) -> None:
         self.max_log_bytes = max_log_bytes
-        self._pid = os.getpid()
         self._lock = threading.RLock()
         self._waiting: collections.deque[tuple[bytes, bytes, bool]] = collections.deque()
         self._writing = False
         self._forked = False
+        if fd is not None:
+            self.open(fd)
+
+    def open(self, fd: int) -> None:
+        self._fd = fd
+        self._pid = os.getpid()
         self._ledger = mmap.mmap(-1, _LEDGER.size)  # shared: a forked child's log entries count too
 
     def follow_forks(self) -> None:

@@ -93,18 +93,20 @@ import zipfile
 import zlib
 import zoneinfo
 
-from engines.python.rehearsal import rehearse_often
-from engines.python.worker import run_job
+from engines.python.worker import Worker
 from engines.spec import Place
 
 # The zygote starts without `site` (-S): no folder decides what is imported. But authors write exit().
 site.setquit()
 
+_worker: Worker
+
 
 def prepare(program: str) -> str:
-    rehearse_often()
+    global _worker
+    _worker = Worker()
     return sys.version.split()[0]
 
 
 def work(place: Place) -> int:
-    return run_job(place.job, place.answers, place.confine)
+    return _worker.run_job(place.job, place.answers, place.confine)

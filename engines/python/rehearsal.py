@@ -16,11 +16,11 @@ from typing import NoReturn
 
 from engines.python import source
 from engines.python.execute import execute
-from engines.python.frames import Channel, read_frame
+from engines.python.frames import SIZES, Channel, read_frame
 from engines.python.job import Job
 from engines.python.streams import Streams
+from engines.spec import OFTEN
 
-_OFTEN = 40  # a function is specialised after eight calls, each of its instructions a few executions later
 _SOURCE = b"""\
 def Run(engine):
     engine.log.info(engine.params.get("name"))
@@ -38,15 +38,16 @@ _HEADER: dict[str, object] = {
     "max_log_bytes": 1000,
     "max_result_bytes": 1000,
 }
+_TEXT = json.dumps(_HEADER).encode()
+_FRAME = SIZES.pack(len(_TEXT), len(_SOURCE)) + _TEXT + _SOURCE
 
 
-def rehearse_often() -> None:
+def rehearse_often(streams: Streams) -> None:
     """In the zygote, which has no streams of a run; leaves nothing behind but warm memory either."""
     own = {name: getattr(sys, name) for name in _STREAMS}
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    for _ in range(_OFTEN):
-        rehearse(Streams(Channel(nowhere)))
-    os.close(nowhere)
+    for _ in range(OFTEN):
+        streams.install()
+        rehearse(streams)
     for name, stream in own.items():
         setattr(sys, name, stream)
 
@@ -66,13 +67,12 @@ def rehearse(streams: Streams) -> None:
 
 def _through_a_pipe() -> tuple[dict[str, object], bytearray]:
     reader, writer = os.pipe()
-    header = json.dumps(_HEADER).encode()
-    os.write(writer, len(header).to_bytes(4, "big") + len(_SOURCE).to_bytes(4, "big") + header + _SOURCE)
+    os.write(writer, _FRAME)
     os.close(writer)
-    frame = read_frame(reader)
+    job = read_frame(reader)
     os.close(reader)
-    assert frame is not None
-    return frame
+    assert job is not None
+    return job
 
 
 def _never(kind: str, message: str) -> NoReturn:

@@ -10,6 +10,8 @@ FILE = "action.py"  # its name in tracebacks
 PATH = "/tmp/action.py"  # __file__: no such file exists, but the folder does and is the run's own
 MODULE = "action"  # __name__ of a source with Run: a block `if __name__ == "__main__":` is for the author's own machine
 
+_STORE_NAME, _STORE_GLOBAL = (dis.opmap[name] for name in ("STORE_NAME", "STORE_GLOBAL"))
+
 
 def remember(source: str) -> None:
     """Lets tracebacks and inspect.getsource find the lines."""
@@ -21,18 +23,27 @@ def remember(source: str) -> None:
 
 def defines_run(code: CodeType) -> bool:
     """Whether the source gives the name `Run` a value at its top level, or in a function that declares it global."""
-    return _stores_run(code, "STORE_NAME") or _stores_global_run(code)
+    return _stores_run(code, _STORE_NAME) or _stores_global_run(code)
 
 
 def _stores_global_run(code: CodeType) -> bool:
     inner = (constant for constant in code.co_consts if isinstance(constant, CodeType))
-    return _stores_run(code, "STORE_GLOBAL") or any(map(_stores_global_run, inner))
+    return _stores_run(code, _STORE_GLOBAL) or any(map(_stores_global_run, inner))
 
 
-def _stores_run(code: CodeType, how: str) -> bool:
+def _stores_run(code: CodeType, how: int) -> bool:
+    """By the instructions themselves: what `dis` makes of each takes longer than to compile the source did."""
     if "Run" not in code.co_names:
         return False
-    return any(step.argval == "Run" and step.opname == how for step in dis.get_instructions(code))
+    wanted = code.co_names.index("Run")
+    extension = 0
+    instructions = iter(code.co_code)
+    for operation, argument in zip(instructions, instructions, strict=True):
+        argument |= extension
+        if operation == how and argument == wanted:
+            return True
+        extension = argument << 8 if operation == dis.EXTENDED_ARG else 0
+    return False
 
 
 def make_module(*, is_action: bool) -> ModuleType:

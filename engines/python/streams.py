@@ -19,12 +19,12 @@ _KEPT_OF_A_LINE = 4 * (MAX_LOG_CHARACTERS + 1)  # bytes: enough for a log entry 
 class LineSink(io.BufferedIOBase):
     """Bytes in, a log entry a line out. `collected` holds all that was written, as long as someone wants it."""
 
-    def __init__(self, channel: Channel, level: str, fd: int, collected: bytearray | None = None) -> None:
+    def __init__(self, channel: Channel, level: str, fd: int) -> None:
         self._channel = channel
         self._level = level
         self._fd = fd
         self._line = bytearray()
-        self.collected = collected
+        self.collected: bytearray | None = None
 
     def writable(self) -> bool:
         return True
@@ -60,17 +60,21 @@ class Streams:
     """The replaced streams of one run."""
 
     def __init__(self, channel: Channel) -> None:
-        self._channel = channel
-        self._out: LineSink | None = None
+        """Replaces nothing yet."""
+        self._out = LineSink(channel, "debug", 1)
         self._error = LineSink(channel, "error", 2)
-        stdin = open(0, encoding="utf-8", errors="replace", closefd=False)  # noqa: SIM115
-        sys.stdin = sys.__stdin__ = stdin  # type: ignore[misc]
-        sys.stderr = sys.__stderr__ = _text(self._error)  # type: ignore[misc, assignment]
+        self._stdin = open(0, encoding="utf-8", errors="replace", closefd=False)  # noqa: SIM115
+        self._stdout, self._stderr = _text(self._out), _text(self._error)
+
+    def install(self) -> None:
+        """Standard input and error; standard output when it is known what it is."""
+        sys.stdin = sys.__stdin__ = self._stdin  # type: ignore[misc]
+        sys.stderr = sys.__stderr__ = self._stderr  # type: ignore[misc, assignment]
 
     def log_output(self) -> None:
         """Standard output becomes log entries; it is also collected until `collected` is called."""
-        self._out = LineSink(self._channel, "debug", 1, bytearray())
-        sys.stdout = sys.__stdout__ = _text(self._out)  # type: ignore[misc, assignment]
+        self._out.collected = bytearray()
+        sys.stdout = sys.__stdout__ = self._stdout  # type: ignore[misc, assignment]
 
     def pass_output(self) -> None:
         """Standard output goes to descriptor 1 as it is, line by line: a kill loses none that was printed, and those of a child
@@ -80,7 +84,6 @@ class Streams:
 
     def collected(self) -> bytes:
         """Standard output up to now; from now on it isn't kept."""
-        assert self._out is not None
         text, self._out.collected = self._out.collected, None
         return bytes(text or b"")
 
@@ -89,9 +92,8 @@ class Streams:
         for stream in (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__):
             with contextlib.suppress(Exception):
                 stream.flush()  # type: ignore[union-attr]
-        for sink in (self._out, self._error):
-            if sink is not None:
-                sink.end()
+        self._out.end()
+        self._error.end()
 
 
 def _text(sink: LineSink) -> TextIO:

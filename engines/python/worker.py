@@ -4,6 +4,7 @@ rehearse → read the job → execute it → wait for its threads → say how it
 it believes the channel, so the status says the same: 0 completed, 1 failed.
 """
 
+import gc
 import mmap
 import os
 import random
@@ -17,7 +18,7 @@ from engines.python.errors import failure_of, is_user_file, one_line
 from engines.python.execute import execute, wait_for_threads
 from engines.python.frames import Channel, CutError, read_frame
 from engines.python.job import Job
-from engines.python.rehearsal import rehearse
+from engines.python.rehearsal import rehearse, rehearse_often
 from engines.python.streams import Streams
 from engines.python.text import cut, encode
 from engines.spec import leave
@@ -26,42 +27,46 @@ _RESERVE = 2 * 1024 * 1024  # bytes, given back when memory has run out, so that
 _THREAD_STACK = 1024 * 1024  # bytes: the default of 8 MiB a thread would count against the memory limit (RLIMIT_DATA)
 
 
-def run_job(job_fd: int, out_fd: int, confine: Callable[[dict[str, Any]], None]) -> int:
-    """Runs the one job that `job_fd` brings and reports on `out_fd`; returns the process's exit status.
+class Worker:
+    """Made in the zygote: a worker has in its memory what is there before the fork."""
 
-    Descriptors 0, 1 and 2 are the run's own already. The end of file before a job: the sandbox was retired, status 0.
-    `confine` is called with the job's limits before anything of the author's is executed.
-    """
-    worker = _Worker(out_fd)
-    try:
-        frame = read_frame(job_fd)
-    except CutError:
-        return 1
-    if frame is None:
-        return 0
-    os.close(job_fd)
-    job = Job.from_frame(*frame)
-    del frame
-    confine(job.limits)
-    return worker.run(job)
-
-
-class _Worker:
-    def __init__(self, out_fd: int) -> None:
-        """All that can be done before the job is there."""
-        os.set_inheritable(out_fd, False)
-        self._channel = Channel(out_fd)
+    def __init__(self) -> None:
+        self._channel = Channel()
         self._channel.follow_forks()
         self._streams = Streams(self._channel)
         self._limits: dict[str, object] = {}
         # Not a bytearray, which fills itself with zeros: 512 pages for every sandbox.
         self._reserve = mmap.mmap(-1, _RESERVE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        random.seed()
         threading.stack_size(_THREAD_STACK)
         threading.excepthook = self._log_thread_error
-        rehearse(self._streams)
+        rehearse_often(self._streams)
 
-    def run(self, job: Job) -> int:
+    def run_job(self, job_fd: int, out_fd: int, confine: Callable[[dict[str, Any]], None]) -> int:
+        """Runs the one job that `job_fd` brings and reports on `out_fd`; returns the process's exit status.
+
+        Descriptors 0, 1 and 2 are the run's own already. The end of file before a job: the sandbox was retired, status 0.
+        `confine` is called with the job's limits before anything of the author's is executed.
+        """
+        os.set_inheritable(out_fd, False)
+        self._channel.open(out_fd)
+        self._streams.install()
+        random.seed()
+        rehearse(self._streams)
+        gc.freeze()  # what is ours the collector needn't look through, and doesn't until the run has made its own
+        gc.enable()
+        try:
+            frame = read_frame(job_fd)
+        except CutError:
+            return 1
+        if frame is None:
+            return 0
+        os.close(job_fd)
+        job = Job.from_frame(*frame)
+        del frame
+        confine(job.limits)
+        return self._run(job)
+
+    def _run(self, job: Job) -> int:
         self._limits = job.limits
         self._channel.max_log_bytes = job.max_log_bytes
         try:

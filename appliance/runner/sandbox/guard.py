@@ -19,7 +19,6 @@ of file on the status channel) and when its timer runs out, which is the backsto
 """
 
 import functools
-import gc
 import math
 import os
 import resource
@@ -33,9 +32,9 @@ from typing import NamedTuple, NoReturn
 
 from appliance.runner.sandbox import records, syscalls
 from appliance.runner.sandbox.leaving import Files, Leaving, cpu_seconds, files_from, handing_over, opening_files
-from appliance.runner.sandbox.steps import OFTEN, Step, StepFailed, steps, take
+from appliance.runner.sandbox.steps import Step, StepFailed, steps, take
 from appliance.runner.sandbox.walls import Walls
-from engines.spec import Confine, Place, leave
+from engines.spec import OFTEN, Confine, Place, leave
 
 Work = Callable[[Place], int]
 """Executes one job; returns the worker's exit status."""
@@ -267,7 +266,6 @@ def _run_worker(plan: Plan) -> NoReturn:
         take(plan.worker)
         syscalls.forget_keys()  # what was left there by an earlier run of this uid, or by who started the program
         take(plan.last_of_worker)
-        gc.enable()
         leave(plan.work(plan.place))
     finally:
         os._exit(1)

@@ -12,8 +12,7 @@ from typing import Any, NamedTuple
 
 from appliance.runner.sandbox import syscalls
 from appliance.runner.sandbox.syscalls import Call
-
-OFTEN = 40  # a function is specialised after eight calls, each of its instructions a few executions later
+from engines.spec import OFTEN
 
 
 class Step(NamedTuple):

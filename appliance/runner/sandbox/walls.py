@@ -52,7 +52,7 @@ def _all_hold(walls: dict[bool, Walls]) -> bool:
 
 def _holds(walls: Walls) -> bool:
     """Whether a process that puts them on is refused what it could do before."""
-    pid = os.fork()
+    pid = syscalls.bare_fork()
     if pid == 0:
         refused = False
         try:

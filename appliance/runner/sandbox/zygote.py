@@ -135,7 +135,7 @@ def main(preload: str, program: str) -> None:
     guard.rehearse()
     _send_pid(control, HELLO + " ".join((version, *host.lacking)).encode(), os.getpid())
     gc.collect()
-    gc.disable()  # until there is a worker
+    gc.disable()  # here and in guards; an engine whose workers can do with it enables it there
     gc.freeze()  # what is shared with the children stays shared: the collector doesn't touch it
 
     while (request := _receive(control)) is not None:
