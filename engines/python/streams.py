@@ -65,6 +65,7 @@ class Streams:
         self._error = LineSink(channel, "error", 2)
         self._stdin = open(0, encoding="utf-8", errors="replace", closefd=False)  # noqa: SIM115
         self._stdout, self._stderr = _text(self._out), _text(self._error)
+        self._replaced = sys.__stdin__, sys.__stdout__, sys.__stderr__  # to take them apart would copy fifty pages
 
     def install(self) -> None:
         """Standard input and error; standard output when it is known what it is."""
