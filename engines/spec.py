@@ -17,7 +17,7 @@ OFTEN = 40
 
 LEAVING, LEAVING_MASK = 0x5EED0000, 0xFFFF0000  # a mark beside the exit status, which has the lowest eight bits
 
-_SIGNALS = signal.valid_signals()
+_SIGNALS = tuple(map(int, signal.valid_signals()))  # plain numbers: the others are objects all over the memory
 
 Confine = Callable[[Mapping[str, Any]], None]
 

@@ -5,7 +5,7 @@ version 2 beside them, which is named "" here, as in /proc/<pid>/cgroup. cgroups
 """
 
 import mmap
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -55,7 +55,8 @@ class Folders(NamedTuple):
     unified: Path | None
 
     def of(self, controller: str) -> Path:
-        return Path(getattr(self, controller))
+        folder: Path = getattr(self, controller)
+        return folder
 
 
 def hierarchies(mountinfo: str | None = None) -> Hierarchies:
@@ -115,16 +116,16 @@ NO_COUNTERS = Counters(None, None, None, None)
 
 def read_counters(folders: Folders) -> Counters:
     """Whatever is there: of a scope that has gone, nothing is."""
-    memory = _first(folders.memory / "memory.peak", folders.memory / "memory.max_usage_in_bytes")
-    kills = _field(folders.memory / "memory.events", "oom_kill")
+    memory = _number(f"{folders.memory}/memory.peak", f"{folders.memory}/memory.max_usage_in_bytes")
+    kills = _field(f"{folders.memory}/memory.events", "oom_kill")
     if kills is None:
-        kills = _field(folders.memory / "memory.oom_control", "oom_kill")
-    return Counters(cpu_us(folders), memory, _first(folders.pids / "pids.peak"), kills)
+        kills = _field(f"{folders.memory}/memory.oom_control", "oom_kill")
+    return Counters(cpu_us(folders), memory, _number(f"{folders.pids}/pids.peak"), kills)
 
 
 def cpu_us(folders: Folders) -> int | None:
     """From version 2 only: on version 1 `cpuacct` is no hierarchy that systemd puts a scope into."""
-    return _field(folders.unified / "cpu.stat", "usage_usec") if folders.unified else None
+    return _field(f"{folders.unified}/cpu.stat", "usage_usec") if folders.unified else None
 
 
 def pids_of(folder: Path) -> tuple[int, ...]:
@@ -132,7 +133,7 @@ def pids_of(folder: Path) -> tuple[int, ...]:
     return tuple(map(int, (read(folder / "cgroup.procs") or "").split()))
 
 
-def read(path: Path) -> str | None:
+def read(path: Path | str) -> str | None:
     """A file's one line; None when it isn't there, or its cgroup has gone."""
     try:
         return kernelfiles.read(path).strip()
@@ -140,20 +141,17 @@ def read(path: Path) -> str | None:
         return None
 
 
-def _first(*paths: Path) -> int | None:
+def _number(*paths: str) -> int | None:
     return next((int(text) for path in paths if (text := read(path)) is not None and text.isdigit()), None)
 
 
-def _field(path: Path, name: str) -> int | None:
-    fields = dict(_pairs(read(path) or ""))
-    return fields.get(name)
-
-
-def _pairs(text: str) -> Iterator[tuple[str, int]]:
-    for line in text.splitlines():
-        name, _, value = line.partition(" ")
-        if value.isdigit():
-            yield name, int(value)
+def _field(path: str, name: str) -> int | None:
+    """Of a file with a name and a number a line."""
+    for line in (read(path) or "").splitlines():
+        found, _, value = line.partition(" ")
+        if found == name and value.isdigit():
+            return int(value)
+    return None
 
 
 def whole_pages(size: int) -> int:

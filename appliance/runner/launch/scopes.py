@@ -18,6 +18,7 @@ Where the launcher shares the slice above that of the runs with the server, all 
 slice of the runs is idle (cpu.idle of the kernel's cgroup-v2.rst). Between slices of the host that changes nothing.
 """
 
+import functools
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -48,6 +49,7 @@ log = structlog.get_logger()
 
 PARENT_SLICE = "codeactions.slice"
 PREFIX = "codeactions-run-"
+_KNOWN_LIMITS = 256  # those of a code are few, and of a host not many
 _IDLE = "cpu.idle"
 YOUNG_SECONDS = 0.01
 _YOUNG_WEIGHT = 10  # times that of others
@@ -101,19 +103,19 @@ class Scope:
         if self._limits.cpu_weight is None:
             _, file, value = default_weight(self._scopes.hierarchies, times)
             with suppress(OSError):  # it has ended
-                kernelfiles.write(self._folders.cpu / file, value)
+                kernelfiles.write(f"{self._folders.cpu}/{file}", value)
 
     def _limit_v1(self, limits: Limits) -> None:
         """What systemd doesn't set on cgroup v1. That it worked is for `check` to say."""
-        for _, file, value in expected_files(limits, self._scopes.hierarchies):
+        for _, file, value in self._scopes.expected_files(limits):
             if file in (SWAP_V1, RESERVATION_V1):
                 with suppress(OSError):
-                    kernelfiles.write(self._folders.memory / file, value)
+                    kernelfiles.write(f"{self._folders.memory}/{file}", value)
 
     def check(self) -> None:
         """Raises `ScopeFailed` unless the kernel has every limit as it was asked for."""
-        for controller, file, value in expected_files(self._limits, self._scopes.hierarchies):
-            found = cgroups.read(self._folders.of(controller) / file)
+        for controller, file, value in self._scopes.expected_files(self._limits):
+            found = cgroups.read(f"{self._folders.of(controller)}/{file}")
             if found is None and file in (SWAP_V1, SWAP_V2) and not self.limits_swap():
                 continue  # named on every run: `swap_unlimited`
             if found != value:
@@ -149,6 +151,7 @@ class Scopes:
     ) -> None:
         self.bus = connection
         self.hierarchies = hierarchies
+        self.expected_files = functools.lru_cache(_KNOWN_LIMITS)(functools.partial(expected_files, hierarchies=hierarchies))
         self.limits_swap = True
         self.gives_way = False
         self._limits = limits
