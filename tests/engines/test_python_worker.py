@@ -156,3 +156,28 @@ def test_the_engine_imports_only_itself_and_the_standard_library() -> None:
                 assert (
                     module.startswith(("engines.python", "engines.spec")) or module.partition(".")[0] in sys.stdlib_module_names
                 ), path
+
+
+@pytest.mark.parametrize("count", [1, 300, 70_000])
+def test_run_is_found_among_many_names(worker: Worker, count: int) -> None:
+    """Beyond 255 of them, and 65 535, the number of one is spread over several instructions."""
+    names = "".join(f"n{number} = 0\n" for number in range(count))
+    ran = worker.run(f"{names}def Run(engine):\n    engine.result.set('found')\n")
+    assert ran.result[1] == b"found"
+    plain = worker.run(f"{names}del n0\nprint(Run if 'Run' in globals() else 'none')\n")
+    assert (plain.is_plain, plain.stdout) == (True, b"none\n")
+
+
+def test_the_collector_works_while_an_action_runs(worker: Worker) -> None:
+    lines = [
+        "import gc, weakref",
+        "class Node: pass",
+        "def Run(engine):",
+        "    node = Node()",
+        "    node.self = node",
+        "    seen = weakref.ref(node)",
+        "    del node",
+        "    kept = [[] for _ in range(5000)]",
+        "    engine.result.set(f'{gc.isenabled()} {seen()}')",
+    ]
+    assert worker.run("\n".join(lines)).result[1] == b"True None"
