@@ -10,6 +10,7 @@ import re
 import resource
 import subprocess
 from pathlib import Path
+from typing import Any
 
 from engines.javascript.language import INSTALL
 from engines.python.frames import SIZES, CutError, read_frame
@@ -19,11 +20,13 @@ _OLDEST = 18
 _MAIN = Path(__file__).with_name("main.js")
 _STACK_BYTES = 2 << 20  # of each thread: the usual 8 MiB would count against the memory limit (RLIMIT_DATA)
 _BESIDE_HEAP = 44  # MiB: node itself, its threads and the engine; measured: 40 resident when parked
+_RESERVING = 24  # the first major version that reserves memory for machine code
 _program = ""
+_reserves = True
 
 
 def prepare(program: str) -> str:
-    global _program
+    global _program, _reserves
     _program = program
     try:
         said = subprocess.run([program, "--version"], capture_output=True, text=True, check=True, close_fds=True).stdout
@@ -34,6 +37,7 @@ def prepare(program: str) -> str:
         raise Lacking(f"node doesn't say its version, but {said[:80]!r}: {INSTALL}")
     if int(version[1]) < _OLDEST:
         raise Lacking(f"node is {version[0]}: {INSTALL}")
+    _reserves = int(version[1]) >= _RESERVING
     return version[0].removeprefix("v")
 
 
@@ -79,37 +83,63 @@ def _confined(place: Place) -> list[int]:
     return [reader, place.answers, starting]
 
 
-def _with_reserved(kind: int, node: int) -> tuple[int, int]:
-    """This process's limits, made bigger by what node has reserved for machine code: since version 24 half a gigabyte of pages
-    that may be written and executed, which counts as data though hardly any of it is ever there.
-    """
+def _with_reserved(kind: int, reserved: int) -> tuple[int, int]:
+    """This process's limits, made bigger by what node has reserved for machine code."""
     soft, hard = resource.getrlimit(kind)
     if kind != resource.RLIMIT_DATA or soft == resource.RLIM_INFINITY:
         return soft, hard
+    return soft + reserved, hard + reserved
+
+
+def _reserved_by(node: int) -> int:
+    """Bytes of pages that may be written and executed, which count as data though hardly any of them is ever there: since version
+    24 half a gigabyte.
+    """
     reserved = 0
     for line in Path(f"/proc/{node}/maps").read_text().splitlines():
-        place, rights, *_ = line.split()
+        place, rights, *_ = line.split(maxsplit=2)
         if rights == "rwxp":
             begin, end = (int(address, 16) for address in place.split("-"))
             reserved += end - begin
-    return soft + reserved, hard + reserved
+    return reserved
 
 
 def _hand_on(place: Place, node: int, ready: int, writer: int) -> None:
     """Ends this process. Without a job there is nothing to limit, and node sees the end of the pipe."""
     try:
+        os.read(ready, 1)  # its end
+        reserved = _reserved_by(node) if _reserves else 0
+        _rehearse()
         frame = read_frame(place.job)
         if frame is not None:
             header, blob = frame
-            os.read(ready, 1)  # its end
             place.confine(header["limits"])
             for kind in (resource.RLIMIT_DATA, resource.RLIMIT_NPROC):
-                resource.prlimit(node, kind, _with_reserved(kind, node))
-            text = json.dumps(header).encode()
-            with open(writer, "wb") as pipe:
-                pipe.write(SIZES.pack(len(text), len(blob)) + text)
-                pipe.write(blob)
+                resource.prlimit(node, kind, _with_reserved(kind, reserved))
+            _write(writer, _framed(header, blob))
     except (CutError, OSError):
         pass  # the server has gone, or node has
     finally:
         os._exit(0)
+
+
+def _rehearse() -> None:
+    """So that a call doesn't pay for the pages that a forked process copies: engines/python/rehearsal.py."""
+    reader, writer = os.pipe()
+    _write(writer, _framed({"limits": {"memory_bytes": 0, "tasks": 0}}, bytearray(b" ")))
+    os.close(writer)
+    read_frame(reader)
+    os.close(reader)
+    for kind in (resource.RLIMIT_DATA, resource.RLIMIT_NPROC):
+        resource.prlimit(0, kind, resource.getrlimit(kind))
+
+
+def _framed(header: dict[str, Any], blob: bytearray) -> bytes:
+    text = json.dumps(header).encode()
+    return SIZES.pack(len(text), len(blob)) + text + blob
+
+
+def _write(fd: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
