@@ -50,9 +50,9 @@ def test_a_reservation_is_never_over_the_limit() -> None:
 
 
 def test_a_scope_is_bound_to_the_launchers_own_service_where_there_is_one() -> None:
-    bound = dict(unit_properties(LIMITS, 123, "launcher.service"))
+    bound = dict(unit_properties(LIMITS, "launcher.service"))
     assert bound["BindsTo"] == bound["After"] == ("as", ["launcher.service"])
-    assert not {"BindsTo", "After"} & set(dict(unit_properties(LIMITS, 123, None)))
+    assert not {"BindsTo", "After"} & set(dict(unit_properties(LIMITS, None)))
 
 
 def test_each_limit_has_its_file_on_cgroup_v2() -> None:

@@ -113,7 +113,7 @@ async def left(nursery: trio.Nursery) -> None:
     connection = await bus.connect(nursery)
     pid = zombie()
     name = f"codeactions-run-{'0' * 16}-1.scope"
-    await connection.start_scope(name, unit_properties(LIMITS, pid, None))
+    await connection.start_scope(bus.scope_form(unit_properties(LIMITS, None)), name, pid)
     print(name)
 
 

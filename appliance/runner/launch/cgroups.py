@@ -43,7 +43,7 @@ class Hierarchies(NamedTuple):
 
     def _folder(self, name: str, paths: Mapping[str, str]) -> Path:
         root, point = self.mounts[name]
-        return point / paths[name].removeprefix("" if root == "/" else root).lstrip("/")
+        return Path(f"{point}/{paths[name].removeprefix('' if root == '/' else root).lstrip('/')}")
 
 
 class Folders(NamedTuple):

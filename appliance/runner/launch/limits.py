@@ -40,13 +40,12 @@ def limit_properties(limits: Limits) -> dict[str, Property]:
     return {name: (name, ("t", value)) for name, value in values.items()}
 
 
-def unit_properties(limits: Limits, pid: int, binds_to: str | None) -> list[Property]:
-    """Of a new scope around the process `pid`; `binds_to` is the launcher's own service."""
+def unit_properties(limits: Limits, binds_to: str | None) -> list[Property]:
+    """Of a new scope, but for its processes; `binds_to` is the launcher's own service."""
     bound: list[Property] = [(name, ("as", [binds_to])) for name in ("BindsTo", "After") if binds_to]
     return [
         ("Description", ("s", "a parked sandbox")),
         ("Slice", ("s", SLICE)),
-        ("PIDs", ("au", [pid])),
         ("CollectMode", ("s", "inactive-or-failed")),
         ("KillSignal", ("i", _SIGKILL)),
         ("TimeoutStopUSec", ("t", _STOP_US)),

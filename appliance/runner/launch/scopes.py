@@ -79,12 +79,12 @@ class Scope:
         changed = [pair for name, pair in limit_properties(wanted).items() if in_force.get(name) != pair]
         if memory_bytes > before.memory_bytes:
             self._limit_v1(wanted)  # it may never be below the limit of memory alone
-        described = ("Description", ("s", f"run {run_id}"))
+        description = f"run {run_id}"
         try:
             if changed:
-                await self._scopes.bus.set_properties(self.name, [described, *changed])
+                await self._scopes.bus.set_properties(self.name, [("Description", ("s", description)), *changed])
             else:
-                await self._scopes.bus.post_properties(self.name, [described])
+                await self._scopes.bus.post_description(self.name, description)
         except BusError as error:
             raise ScopeFailed(str(error)) from error
         if memory_bytes < before.memory_bytes:
@@ -156,8 +156,8 @@ class Scopes:
         self.gives_way = False
         self._limits = limits
         self.folder = Path()  # where the cgroups of all scopes are, once `learn` knows
-        self._binds_to = binds_to
-        self._omitted: set[str] = set()
+        self._properties = unit_properties(limits, binds_to)
+        self._form = bus.scope_form(self._properties)
         self._mark = mark  # several launchers may work on one host, and each counts from 1
         self.alive: set[str] = set()  # the names of those whose sandbox lives
 
@@ -180,9 +180,8 @@ class Scopes:
             await self.bus.stop_unit(name)
 
     async def _make(self, name: str, pid: int) -> Scope:
-        properties = unit_properties(self._limits, pid, self._binds_to)
         try:
-            await self.bus.start_scope(name, [pair for pair in properties if pair[0] not in self._omitted])
+            await self.bus.start_scope(self._form, name, pid)
         except BusError as error:
             raise ScopeFailed(str(error)) from error
         scope = Scope(self, name, self.folders_of(name, pid), self._limits)
@@ -217,7 +216,7 @@ class Scopes:
             except ScopeFailed as error:
                 if OOM_POLICY not in str(error):
                     raise
-                self._omitted.add(OOM_POLICY)
+                self._form = bus.scope_form([pair for pair in self._properties if pair[0] != OOM_POLICY])
                 scope = await self.make(0, pid)
             self.limits_swap = scope.limits_swap()
             self.folder = scope.folder.parent
