@@ -13,7 +13,7 @@ from appliance.runner.outcome import NETWORK_FILTER, SCOPE, OutcomeKind
 
 MEMORY_MIB = 64
 TASKS = 16
-_TMP_MIB, _TMP_FILES = 64, 16384  # as guard.py mounts it
+_TMP_MIB, _TMP_FILES = 64, 16384  # as sandbox/plans.py mounts it
 
 _REPORT = """
 def Run(engine):

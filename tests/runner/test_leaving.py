@@ -13,9 +13,9 @@ import pytest
 
 from appliance.runner.sandbox import leaving as ends
 from appliance.runner.sandbox import records, seccomp, seccomp_rules, syscalls
-from appliance.runner.sandbox.guard import _Watch
 from appliance.runner.sandbox.leaving import Leaving, cpu_seconds
 from appliance.runner.sandbox.steps import steps, take
+from appliance.runner.sandbox.watch import Watch
 from engines.spec import LEAVING, leave
 from tests.appliance import HANG_GUARD, Appliance, eventually
 
@@ -204,7 +204,7 @@ def _guard_one(status: socket.socket, job: int, told: int) -> None:
     readable(leaving.channel)
     os.write(told, b"%d" % pid)
     signals = take(steps("watch", syscalls.holding_signals({signal.SIGCHLD})))
-    _Watch(status.fileno(), signals, pid, leaving).until_the_end()
+    Watch(status.fileno(), signals, pid, leaving).until_the_end()
 
 
 # With the guard its listener goes, and for the moment that the worker is left the call returns ENOSYS.

@@ -28,7 +28,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
-from appliance.runner.sandbox import guard, root, steps, syscalls, walls
+from appliance.runner.sandbox import guard, plans, root, steps, syscalls, walls, watch
 
 CONTROL = 3
 REQUEST = struct.Struct("!cBIII")  # operation, flags, and three numbers
@@ -132,7 +132,7 @@ def main(preload: str, program: str) -> None:
     guard.confine_descendants()
     host = walls.survey()
     steps.rehearse()
-    guard.rehearse()
+    watch.rehearse()
     _send_pid(control, HELLO + " ".join((version, *host.lacking)).encode(), os.getpid())
     gc.collect()
     gc.disable()  # here and in guards; an engine whose workers can do with it enables it there
@@ -143,14 +143,14 @@ def main(preload: str, program: str) -> None:
         if operation == REAP:
             os.waitpid(first, 0)
         elif operation == FORK:
-            identity = guard.Identity(first, second) if flags & OWN_UIDS else None
+            identity = plans.Identity(first, second) if flags & OWN_UIDS else None
             in_scope = bool(flags & IN_SCOPE)
             confine = _leave_to_scope if in_scope else _confine
             network, near = (fds[-1], fds[:-1]) if flags & JOIN_NETWORK else (None, fds)
-            channels = guard.Channels(near, network, bool(flags & WITH_NETWORK))
+            channels = plans.Channels(near, network, bool(flags & WITH_NETWORK))
             wall = host.walls[identity is not None]
             place = guard.place_of(room, confine, in_scope=in_scope)
-            plan = guard.plan_sandbox(channels, identity, wall, stage.work, place)
+            plan = plans.plan_sandbox(channels, identity, wall, stage.work, place)
             try:
                 pid = _fork_into_new_namespace(namespace, plan)
                 _send_pid(control, FORK + PID.pack(pid), pid)
@@ -185,7 +185,7 @@ def _send_pid(control: socket.socket, data: bytes, pid: int) -> None:
     control.sendmsg([data], [(socket.SOL_SOCKET, socket.SCM_CREDENTIALS, credentials)])
 
 
-def _fork_into_new_namespace(own_namespace: int, plan: guard.Plan) -> int:
+def _fork_into_new_namespace(own_namespace: int, plan: plans.Plan) -> int:
     """Forks a process that is pid 1 of a new namespace; returns its pid in ours."""
     syscalls.unshare(syscalls.CLONE_NEWPID)
     try:
