@@ -12,10 +12,10 @@ After go the guard takes a cgroup namespace, whose root is where the launcher ha
 their identity for good: the worker takes the slot's uid, the guard another one, so that the worker can neither signal nor
 trace its guard. Where the maker isn't root there is one uid only; both then live in a user namespace of the sandbox's own.
 
-The worker waits for its job on the job channel. When it ends (or is about to: `leaving`), the guard (`watch`) reports its wait
-status on the status channel and stays, reaping, until the launcher kills it: the end of pid 1 ends every process of the namespace,
-whatever it has done to escape (double fork, setsid, ignored signals). The guard ends by itself when the launcher has gone (end
-of file on the status channel) and when its timer runs out, which is the backstop for a launcher that is stuck.
+The worker waits for its job on the job channel. When it ends (or is about to: `leaving`), the guard reports its wait status on
+the status channel and stays, reaping (`watch`), until the launcher kills it: the end of pid 1 ends every process of the
+namespace, whatever it has done to escape (double fork, setsid, ignored signals). The guard ends by itself when the launcher has
+gone (end of file on the status channel) and when its timer runs out, which is the backstop for a launcher that is stuck.
 """
 
 import os
