@@ -21,10 +21,10 @@ from engines.python.job import Job
 from engines.python.rehearsal import rehearse, rehearse_often
 from engines.python.streams import Streams
 from engines.python.text import cut, encode
+from engines.python.threads import STACK, refuse_stillborn
 from engines.spec import leave
 
 _RESERVE = 2 * 1024 * 1024  # bytes, given back when memory has run out, so that this can be said; not touched, so not used
-_THREAD_STACK = 1024 * 1024  # bytes: the default of 8 MiB a thread would count against the memory limit (RLIMIT_DATA)
 
 
 class Worker:
@@ -37,7 +37,7 @@ class Worker:
         self._limits: dict[str, object] = {}
         # Not a bytearray, which fills itself with zeros: 512 pages for every sandbox.
         self._reserve = mmap.mmap(-1, _RESERVE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        threading.stack_size(_THREAD_STACK)
+        threading.stack_size(STACK)
         threading.excepthook = self._log_thread_error
         rehearse_often(self._streams)
 
@@ -64,6 +64,7 @@ class Worker:
         job = Job.from_frame(*frame)
         del frame
         confine(job.limits)
+        refuse_stillborn()
         return self._run(job)
 
     def _run(self, job: Job) -> int:

@@ -99,6 +99,16 @@ def test_threads_are_refused_by_the_limit_that_they_reach(
     assert answer.json()["message"].partition(" (line ")[0] == message
 
 
+def test_a_thread_that_memory_leaves_no_first_step_keeps_nobody_waiting(appliance: Appliance) -> None:
+    """Wherever memory comes to its end: what is left beside the last stack is another size each time."""
+    if appliance.has_scopes:
+        pytest.skip("in a scope memory refuses no thread")
+    head = "import threading\ndef Run(engine):\n    kept = b'x' * {}\n    "
+    sources = [head.format(size) + REFUSED_THREADS["that wait"] + "\n" for size in range(0, 4_800_000, 30_011)]
+    answers = [appliance.run(source, memory="32M", timeout=5) for source in sources]
+    assert {appliance.run_of(answer)["extra"]["outcome"] for answer in answers} == {"out_of_memory"}
+
+
 def test_a_child_that_outlives_run_does_not_outlive_the_run(appliance: Appliance) -> None:
     mark = f"mark-{uuid.uuid4()}"
     answer = appliance.run(escaping(mark, "pass"))
