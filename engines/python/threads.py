@@ -5,6 +5,7 @@ them for ever (`threading.Thread.start`, all versions so far). So where that cou
 the interpreter for one that the kernel has refused.
 """
 
+import ctypes
 import resource
 import threading
 from collections.abc import Callable
@@ -13,6 +14,9 @@ from typing import Any
 
 STACK = 1024 * 1024  # bytes: the default of 8 MiB a thread would count against the memory limit (RLIMIT_DATA)
 _FIRST_STEPS = 256 * 1024  # bytes
+_GUARD_PAGES = 64 * 1024  # at most: below a stack, and not counted
+_M_ARENA_MAX = -8  # mallopt(3)
+_set_of_malloc = ctypes.CDLL(None).mallopt
 _STARTS = ("_start_new_thread", "_start_joinable_thread")  # until Python 3.12, and since
 
 
@@ -21,6 +25,8 @@ def refuse_stillborn() -> None:
     limit = resource.getrlimit(resource.RLIMIT_DATA)[0]
     if limit == resource.RLIM_INFINITY:
         return
+    # Else each thread makes an arena of its own, of 132 KiB and more, at a time of its choice.
+    _set_of_malloc(_M_ARENA_MAX, 1)
     for name in _STARTS:
         if hasattr(threading, name):
             setattr(threading, name, _checked(getattr(threading, name), limit))
@@ -40,9 +46,13 @@ def _is_too_little(left: int) -> bool:
 
     An action's own `threading.stack_size` isn't known here: to ask for it is to set it back.
     """
-    return left < _FIRST_STEPS or STACK <= left < STACK + _FIRST_STEPS
+    return left < _FIRST_STEPS or STACK - _GUARD_PAGES <= left < STACK + _FIRST_STEPS
 
 
 def _data_bytes() -> int:
-    """As the limit counts, and the main thread's stack: proc_pid_statm(5)."""
-    return int(Path("/proc/self/statm").read_text().split()[5]) * resource.getpagesize()
+    """As the limit counts: proc_pid_status(5). That of statm has the main thread's stack in it, too. 0 where it can't be told."""
+    try:
+        _, _, behind = Path("/proc/self/status").read_text().partition("VmData:")
+    except OSError:  # of too many open files
+        return 0
+    return int(behind.split(maxsplit=1)[0]) * 1024

@@ -105,7 +105,7 @@ def test_a_thread_that_memory_leaves_no_first_step_keeps_nobody_waiting(applianc
         pytest.skip("in a scope memory refuses no thread")
     head = "import threading\ndef Run(engine):\n    kept = b'x' * {}\n    "
     sources = [head.format(size) + REFUSED_THREADS["that wait"] + "\n" for size in range(0, 4_800_000, 30_011)]
-    answers = [appliance.run(source, memory="32M", timeout=5) for source in sources]
+    answers = [appliance.run(source, memory="32M", timeout=60) for source in sources]
     assert {appliance.run_of(answer)["extra"]["outcome"] for answer in answers} == {"out_of_memory"}
 
 
