@@ -52,7 +52,7 @@ PREFIX = "codeactions-run-"
 _KNOWN_LIMITS = 256  # those of a code are few, and of a host not many
 _IDLE = "cpu.idle"
 YOUNG_SECONDS = 0.01
-_YOUNG_WEIGHT = 10  # times that of others
+_YOUNG_WEIGHT = 30  # times that of others
 _RECONNECT_SECONDS = 1.0
 _GIVE_UP_SECONDS = 5.0  # systemd stops a scope in a millisecond
 
