@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from appliance.runner.sandbox import syscalls
+from appliance.runner.sandbox import guard, plans, records, syscalls
+from appliance.runner.sandbox.leaving import Files, Leaving
 from appliance.runner.sandbox.steps import StepFailed, steps, take
+from appliance.runner.sandbox.watch import Watch
 
 
 def test_what_the_last_call_did_is_the_result(tmp_path: Path) -> None:
@@ -48,3 +50,20 @@ def test_a_parcel_brings_a_descriptor_or_tells_that_none_will_come() -> None:
         near.close()
         assert take(steps("receive", [came.receiving(far.fileno())])) == 0
         assert came.received is None
+
+
+def test_a_sandbox_that_can_not_be_made_tells_the_step_and_the_errno() -> None:
+    launchers, status = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    pid = os.fork()
+    if pid == 0:
+        os.dup2(status.fileno(), plans.STATUS)
+        failing = steps("mounts", [syscalls.opening("/missing", os.O_RDONLY)])
+        watch = Watch(plans.STATUS, 0, 0, Leaving(0, 0, Files(0, 0, ())))
+        place = guard.place_of(0, lambda limits: None, in_scope=False)
+        guard.become_sandbox(plans.Plan(failing, [], None, [], [], watch, [], [], lambda place: 0, place))
+    status.close()
+    with launchers:
+        record = records.unpack(launchers.recv(records.SIZE))
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 1
+    assert record is not None
+    assert (record.kind, record.number, record.payload.rstrip(b"\0")) == (records.FAILED, errno.ENOENT, b"mounts")
