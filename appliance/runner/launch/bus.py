@@ -49,7 +49,8 @@ class BusError(Exception):
 class Form:
     """A call of the manager that is made often: serialised once for all whose texts have the same lengths, and then filled in.
 
-    `fill` makes it of as many texts (ASCII) and of a number. To serialise the two for each run took a fifth of the launcher's time.
+    `fill` makes it of as many texts (ASCII) and of a number. To serialise the two of each run anew took a fifth of the launcher's
+    time.
     """
 
     def __init__(self, fill: Callable[[Sequence[str], int], Message]) -> None:
