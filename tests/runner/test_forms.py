@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import pytest
 from jeepney import DBusAddress, Message, new_method_call
 
-from appliance.runner.launch.bus import Form
 from appliance.runner.launch.limits import Limits, unit_properties
+from appliance.runner.launch.manager import Form
 
 MANAGER = DBusAddress("/org/freedesktop/systemd1", "org.freedesktop.systemd1", "org.freedesktop.systemd1.Manager")
 LIMITS = Limits(memory_bytes=64 << 20, cpu_percent=50, tasks=20, memory_reservation=1 << 20, cpu_weight=200)

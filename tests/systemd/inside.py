@@ -8,7 +8,7 @@ from pathlib import Path
 
 import trio
 
-from appliance.runner.launch import bus, cgroups, killing
+from appliance.runner.launch import cgroups, killing, manager
 from appliance.runner.launch.limits import Limits, unit_properties
 from appliance.runner.launch.owners import own_mark
 from appliance.runner.launch.scopes import ScopeFailed, Scopes, open_scopes
@@ -35,18 +35,18 @@ def zombie() -> int:
 
 async def bound(nursery: trio.Nursery) -> None:
     """A scope that lives as long as the service `bound-to`."""
-    scopes = Scopes(await bus.connect(nursery), cgroups.hierarchies(), LIMITS, "bound-to.service", own_mark())
+    scopes = Scopes(await manager.connect(nursery), cgroups.hierarchies(), LIMITS, "bound-to.service", own_mark())
     print((await scopes.make(1, bystander())).name)
 
 
 async def cancelled(nursery: trio.Nursery) -> None:
     """Calls that nobody waits for any more, among others that are waited for."""
-    connection = await bus.connect(nursery)
+    connection = await manager.connect(nursery)
     for _ in range(200):
         with trio.CancelScope() as scope:
             nursery.start_soon(cancel_soon, scope)
-            await connection.own_pid()
-        assert await connection.own_pid() == os.getpid()
+            await connection.unit_of(1)
+        assert await connection.unit_of(1) == "init.scope"
     print("unhurt")
 
 
@@ -110,10 +110,10 @@ async def given_up(nursery: trio.Nursery) -> None:
 
 async def left(nursery: trio.Nursery) -> None:
     """What a launcher that was killed at a bad moment leaves: a scope without a process."""
-    connection = await bus.connect(nursery)
+    connection = await manager.connect(nursery)
     pid = zombie()
     name = f"codeactions-run-{'0' * 16}-1.scope"
-    await connection.start_scope(bus.scope_form(unit_properties(LIMITS, None)), name, pid)
+    await connection.start_scope(manager.scope_form(unit_properties(LIMITS, None)), name, pid)
     print(name)
 
 

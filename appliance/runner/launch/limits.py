@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from appliance.runner.launch import cgroups
-from appliance.runner.launch.bus import Property
+from appliance.runner.launch.manager import Property
 
 SLICE = "codeactions-runs.slice"
 OOM_POLICY = "OOMPolicy"  # of scopes since systemd 253

@@ -28,8 +28,7 @@ from subprocess import DEVNULL, PIPE
 import structlog
 import trio
 
-from appliance.runner.launch import bus, cgroups, kernelfiles, owners
-from appliance.runner.launch.bus import BusError
+from appliance.runner.launch import cgroups, kernelfiles, manager, owners
 from appliance.runner.launch.limits import (
     GUARD_TASKS,
     OOM_POLICY,
@@ -44,6 +43,7 @@ from appliance.runner.launch.limits import (
     reservation_of,
     unit_properties,
 )
+from appliance.runner.launch.manager import ManagerError
 
 log = structlog.get_logger()
 
@@ -53,7 +53,8 @@ _KNOWN_LIMITS = 256  # those of a code are few, and of a host not many
 _IDLE = "cpu.idle"
 YOUNG_SECONDS = 0.01
 _YOUNG_WEIGHT = 30  # times that of others
-_RECONNECT_SECONDS = 1.0
+_RECONNECT_SECONDS = 0.1
+_RECONNECTED_SECONDS = 5.0  # systemd executes itself anew in less
 _GIVE_UP_SECONDS = 5.0  # systemd stops a scope in a millisecond
 
 
@@ -80,12 +81,13 @@ class Scope:
         if memory_bytes > before.memory_bytes:
             self._limit_v1(wanted)  # it may never be below the limit of memory alone
         description = f"run {run_id}"
+        connection = await self._scopes.connection()
         try:
             if changed:
-                await self._scopes.bus.set_properties(self.name, [("Description", ("s", description)), *changed])
+                await connection.set_properties(self.name, [("Description", ("s", description)), *changed])
             else:
-                await self._scopes.bus.post_description(self.name, description)
-        except BusError as error:
+                await connection.post_description(self.name, description)
+        except ManagerError as error:
             raise ScopeFailed(str(error)) from error
         if memory_bytes < before.memory_bytes:
             self._limit_v1(wanted)
@@ -147,9 +149,10 @@ class Scopes:
     """What makes scopes on this host. `limits` are those of a parked sandbox; `mark` is the launcher's."""
 
     def __init__(
-        self, connection: bus.Bus, hierarchies: cgroups.Hierarchies, limits: Limits, binds_to: str | None, mark: str
+        self, connection: manager.Manager, hierarchies: cgroups.Hierarchies, limits: Limits, binds_to: str | None, mark: str
     ) -> None:
-        self.bus = connection
+        self._manager = connection
+        self._reconnected = trio.Event()
         self.hierarchies = hierarchies
         self.expected_files = functools.lru_cache(_KNOWN_LIMITS)(functools.partial(expected_files, hierarchies=hierarchies))
         self.limits_swap = True
@@ -157,7 +160,7 @@ class Scopes:
         self._limits = limits
         self.folder = Path()  # where the cgroups of all scopes are, once `learn` knows
         self._properties = unit_properties(limits, binds_to)
-        self._form = bus.scope_form(self._properties)
+        self._form = manager.scope_form(self._properties)
         self._mark = mark  # several launchers may work on one host, and each counts from 1
         self.alive: set[str] = set()  # the names of those whose sandbox lives
 
@@ -176,13 +179,14 @@ class Scopes:
 
     async def stop(self, name: str) -> None:
         """Ends a scope, whether there is one or not; what can't be ended now is found again by the sweep."""
-        with suppress(BusError):
-            await self.bus.stop_unit(name)
+        with suppress(ManagerError):
+            await self._manager.stop_unit(name)
 
     async def _make(self, name: str, pid: int) -> Scope:
+        connection = await self.connection()
         try:
-            await self.bus.start_scope(self._form, name, pid)
-        except BusError as error:
+            await connection.start_scope(self._form, name, pid)
+        except ManagerError as error:
             raise ScopeFailed(str(error)) from error
         scope = Scope(self, name, self.folders_of(name, pid), self._limits)
         scope._limit_v1(self._limits)
@@ -216,7 +220,7 @@ class Scopes:
             except ScopeFailed as error:
                 if OOM_POLICY not in str(error):
                     raise
-                self._form = bus.scope_form([pair for pair in self._properties if pair[0] != OOM_POLICY])
+                self._form = manager.scope_form([pair for pair in self._properties if pair[0] != OOM_POLICY])
                 scope = await self.make(0, pid)
             self.limits_swap = scope.limits_swap()
             self.folder = scope.folder.parent
@@ -228,22 +232,34 @@ class Scopes:
         """A reservation counts only below a slice that has it too: memory.low of the kernel's cgroup-v2.rst."""
         for unit in (PARENT_SLICE, SLICE):
             try:
-                await self.bus.set_properties(unit, [("MemoryLow", ("t", runs * reservation_of(self._limits)))])
-            except BusError as error:
+                await self._manager.set_properties(unit, [("MemoryLow", ("t", runs * reservation_of(self._limits)))])
+            except ManagerError as error:
                 raise ScopeFailed(f"{unit}: {error}") from error
 
+    async def connection(self) -> manager.Manager:
+        """The open one, which is waited for a little; else the lost one."""
+        with trio.move_on_after(_RECONNECTED_SECONDS):
+            while self._manager.lost.is_set():
+                await self._reconnected.wait()
+        return self._manager
+
     async def keep_connected(self, nursery: trio.Nursery) -> None:
-        """A bus that restarts is found again; until then no sandbox can be made."""
+        """A manager that executes itself anew (systemctl daemon-reexec, an upgrade) is found again."""
         while True:
-            await self.bus.lost.wait()
-            log.error("the system bus is gone")
-            while self.bus.lost.is_set():
+            await self._manager.lost.wait()
+            log.warning("the connection to systemd is lost")
+            reasons = set()
+            while self._manager.lost.is_set():
                 try:
-                    self.bus = await bus.connect(nursery)
-                except BusError as error:
-                    log.warning("the system bus can't be reached", reason=str(error))
+                    self._manager = await manager.connect(nursery)
+                except ManagerError as error:
+                    if str(error) not in reasons:
+                        log.warning("systemd can't be reached", reason=str(error))
+                    reasons.add(str(error))
                     await trio.sleep(_RECONNECT_SECONDS)
-            log.info("the system bus is back")
+            self._reconnected.set()
+            self._reconnected = trio.Event()
+            log.info("systemd is back")
 
 
 async def open_scopes(nursery: trio.Nursery, limits: Limits, runs: int) -> Scopes:
@@ -253,8 +269,8 @@ async def open_scopes(nursery: trio.Nursery, limits: Limits, runs: int) -> Scope
     if not _is_booted():
         raise ScopeFailed("systemd doesn't run this host")
     try:
-        connection = await bus.connect(nursery)
-        if await connection.own_pid() != os.getpid():
+        connection = await manager.connect(nursery)
+        if not connection.sees_us():
             raise ScopeFailed("systemd is that of another pid namespace")
         hierarchies = cgroups.hierarchies()
         if not hierarchies.mounts:
@@ -262,10 +278,10 @@ async def open_scopes(nursery: trio.Nursery, limits: Limits, runs: int) -> Scope
         scopes = Scopes(connection, hierarchies, limits, await _own_service(connection), owners.own_mark())
         # With one processor nobody should: a server under a flood of requests would leave the runs next to nothing.
         scopes.gives_way = _shares_the_slice() and len(os.sched_getaffinity(0)) > 1
-    except BusError as error:
+    except ManagerError as error:
         raise ScopeFailed(str(error)) from error
     await scopes.learn(runs)
-    nursery.start_soon(scopes.keep_connected, nursery, name="connection to the system bus")
+    nursery.start_soon(scopes.keep_connected, nursery, name="new connections to systemd")
     return scopes
 
 
@@ -280,14 +296,14 @@ def _shares_the_slice() -> bool:
     return f"/{PARENT_SLICE}/" in paths.get("name=systemd", paths.get("", ""))
 
 
-async def _own_service(connection: bus.Bus) -> str | None:
+async def _own_service(connection: manager.Manager) -> str | None:
     """The service whose main process we are: scopes are to end with it. That of a server whose child we are must not be bound to:
     a stop would then end the runs first, which the server still waits for."""
     try:
         unit = await connection.unit_of(os.getpid())
         if unit.endswith(".service") and await connection.main_pid(unit) == os.getpid():
             return unit
-    except BusError:
+    except ManagerError:
         pass  # a process that is in no unit: started by hand
     return None
 

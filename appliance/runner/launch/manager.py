@@ -1,48 +1,47 @@
-"""The system bus, as far as the launcher needs it: systemd's manager makes, changes and stops units for us.
+"""Systemd's manager, as far as the launcher needs it: it makes, changes and stops units for us.
 
 THEORY OF OPERATION
 
+We speak D-Bus with it on its private socket, as root's systemctl(1) does: without a bus between there are two processes less to
+wake for each message, and systemd needn't ask a third who we are (0025). Nobody can choose signals there: each of any unit comes
+to us. The end of a job is the only one that we want; a message's header says what it is, and the others are passed over.
+
 One task reads the connection and hands each message to whoever waits for it: a reply by its serial, the end of a job by its
 unit. A waiter is entered before the call is sent, so that no answer can come too early, and removed in `finally`, so that a
-cancelled one harms nobody. The system bus, not systemd's private socket, since that one sends every signal to every client;
-of the signals we ask for the ends of jobs only.
+cancelled one harms nobody.
 """
 
 import itertools
+import socket
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import trio
-from jeepney import (
-    DBusAddress,
-    HeaderFields,
-    MatchRule,
-    Message,
-    MessageFlag,
-    MessageType,
-    Parser,
-    Properties,
-    message_bus,
-    new_method_call,
-)
-from jeepney.auth import BEGIN, AuthenticationError, Authenticator
+from jeepney import DBusAddress, HeaderFields, Message, MessageFlag, MessageType, Parser, Properties, new_method_call
+from jeepney.auth import BEGIN, make_auth_external
 
-SOCKET = "/run/dbus/system_bus_socket"
+SOCKET = "/run/systemd/private"
 _MANAGER = DBusAddress("/org/freedesktop/systemd1", "org.freedesktop.systemd1", "org.freedesktop.systemd1.Manager")
 _UNITS = "/org/freedesktop/systemd1/unit/"
 _READ_BYTES = 64 << 10
 _STUCK_SECONDS = 10  # a call takes a millisecond; a manager that reloads its units may take some seconds
 
-_NUMBER = struct.Struct("<I")  # as jeepney writes
-_AT_SERIAL = 8  # D-Bus specification, "Message Format"
+# D-Bus specification, "Message Format". Little-endian, as jeepney writes, and as systemd does on each machine that we run on.
+_NUMBER = struct.Struct("<I")
+_AT_SERIAL = 8
+_HEADER = struct.Struct("<cBBBIII")  # byte order, type, flags, version, bytes of the body, serial, bytes of the fields
+_JOB_ENDED = "JobRemoved"
+_END_OF_LINE = b"\r\n"
+_CREDENTIALS = struct.Struct("iII")  # struct ucred
+_PID_1 = 1
 _BLANK = 0x5A5A5A5A  # above all pids
 
 Property = tuple[str, tuple[str, Any]]
 """A unit's property as D-Bus has it: name, (signature, value)."""
 
 
-class BusError(Exception):
+class ManagerError(Exception):
     """What we asked for was not done; the message says why, in systemd's words."""
 
 
@@ -91,17 +90,17 @@ class _Waiter:
         with trio.move_on_after(_STUCK_SECONDS) as patience:
             await self._event.wait()
         if patience.cancelled_caught:
-            raise BusError(f"systemd did not answer for {_STUCK_SECONDS} s")
+            raise ManagerError(f"systemd did not answer for {_STUCK_SECONDS} s")
         if self._message is None:
-            raise BusError("the connection to the system bus was lost")
+            raise ManagerError("the connection to systemd was lost")
         body: tuple[Any, ...] = self._message.body
         if self._message.header.message_type is MessageType.error:
-            raise BusError(f"{self._message.header.fields[HeaderFields.error_name]}: {body[0] if body else ''}")
+            raise ManagerError(f"{self._message.header.fields[HeaderFields.error_name]}: {body[0] if body else ''}")
         return body
 
 
-class Bus:
-    """An open connection. Every method raises `BusError`."""
+class Manager:
+    """An open connection. Every method raises `ManagerError`."""
 
     def __init__(self, stream: trio.SocketStream) -> None:
         self._stream = stream
@@ -109,7 +108,6 @@ class Bus:
         self._replies: dict[int, _Waiter] = {}
         self._jobs: dict[str, _Waiter] = {}
         self._sending = trio.Lock()
-        self._name = ""
         self.lost = trio.Event()
 
     async def start_scope(self, form: Form, name: str, pid: int) -> None:
@@ -139,17 +137,15 @@ class Bus:
         [[_, pid]] = await self._call(Properties(address).get("MainPID"))
         return int(pid)
 
-    async def own_pid(self) -> int:
-        """Ours as the bus sees it. Another number than our own: another pid namespace, where our pids are other processes'."""
-        [pid] = await self._call(message_bus.GetConnectionUnixProcessID(self._name))
-        return int(pid)
+    def sees_us(self) -> bool:
+        """Whether it is of our pid namespace. In another one our pids are other processes'."""
+        return self._peer_pid() == _PID_1
 
-    async def greet(self) -> None:
-        [self._name] = await self._call(message_bus.Hello())
-        rule = MatchRule(
-            type="signal", sender=_MANAGER.bus_name, interface=_MANAGER.interface, path=_MANAGER.object_path, member="JobRemoved"
+    def _peer_pid(self) -> int:
+        """Of who listens there, in our namespace; 0 when it isn't in there."""
+        return int(
+            _CREDENTIALS.unpack(self._stream.socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))[0]
         )
-        await self._call(message_bus.AddMatch(rule))
 
     async def _job(self, unit: str, method: str, serialise: Callable[[int], bytes]) -> None:
         waiter = self._jobs[unit] = _Waiter()
@@ -159,7 +155,7 @@ class Bus:
         finally:
             del self._jobs[unit]
         if result != "done":
-            raise BusError(f"{method} of {unit}: {result}")
+            raise ManagerError(f"{method} of {unit}: {result}")
 
     async def _manage(self, method: str, signature: str, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
         return await self._call(new_method_call(_MANAGER, method, signature, arguments))
@@ -179,7 +175,7 @@ class Bus:
 
     def _require_connection(self) -> None:
         if self.lost.is_set():
-            raise BusError("the connection to the system bus was lost")
+            raise ManagerError("the connection to systemd was lost")
 
     async def _send(self, data: bytes) -> None:
         async with self._sending:
@@ -188,17 +184,18 @@ class Bus:
                 try:
                     await self._stream.send_all(data)
                 except (trio.BrokenResourceError, trio.ClosedResourceError) as error:  # closed: while we waited for our turn
-                    raise BusError("the connection to the system bus was lost") from error
+                    raise ManagerError("the connection to systemd was lost") from error
                 return
             await self._stream.aclose()
-        raise BusError(f"the system bus took nothing for {_STUCK_SECONDS} s")
+        raise ManagerError(f"systemd took nothing for {_STUCK_SECONDS} s")
 
-    async def listen(self) -> None:
-        """Hands out what comes; returns when the connection is lost, and all who wait have been told."""
-        parser = Parser()
+    async def listen(self, unread: bytearray) -> None:
+        """Hands out what comes, after what has been read already; returns when the connection is lost, and all who wait have
+        been told."""
         try:
             while data := await self._stream.receive_some(_READ_BYTES):
-                for message in parser.feed(data):
+                unread += data
+                for message in _wanted(unread):
                     self._take(message)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             pass
@@ -212,12 +209,24 @@ class Bus:
         fields = message.header.fields
         if HeaderFields.reply_serial in fields:
             waiter = self._replies.get(fields[HeaderFields.reply_serial])
-        elif fields.get(HeaderFields.member) == "JobRemoved":
+        elif fields.get(HeaderFields.member) == _JOB_ENDED:
             waiter = self._jobs.get(message.body[2])
         else:
             return
         if waiter is not None:
             waiter.set(message)
+
+
+def _wanted(unread: bytearray) -> Iterator[Message]:
+    """Takes the whole messages from the beginning of `unread`; parses those that somebody may wait for."""
+    while len(unread) >= _HEADER.size:
+        _, kind, _, _, body, _, fields = _HEADER.unpack_from(unread)
+        end = _HEADER.size + fields + -fields % 8 + body
+        if len(unread) < end:
+            return
+        if kind != MessageType.signal.value or unread.find(_JOB_ENDED.encode(), 0, _HEADER.size + fields) >= 0:
+            yield from Parser().feed(bytes(unread[:end]))
+        del unread[:end]
 
 
 def _set_properties(name: str, properties: Sequence[Property]) -> Message:
@@ -244,32 +253,41 @@ def scope_form(properties: Sequence[Property]) -> Form:
     return Form(start)
 
 
-async def connect(nursery: trio.Nursery, path: str = SOCKET) -> Bus:
-    """A connection that is greeted and hears of jobs; a task of `nursery` reads it and at last closes it. Raises `BusError`."""
+async def connect(nursery: trio.Nursery) -> Manager:
+    """A connection that a task of `nursery` reads and at last closes. Raises `ManagerError`."""
     try:
-        stream = await trio.open_unix_socket(path)
+        stream = await trio.open_unix_socket(SOCKET)
     except OSError as error:
-        raise BusError(f"{path}: {error.strerror}") from error
+        raise ManagerError(f"{SOCKET}: {error.strerror}") from error
     try:
-        await _authenticate(stream)
-    except BaseException:
+        with trio.fail_after(_STUCK_SECONDS):
+            unread = await _authenticate(stream)
+    except BaseException as error:
         await trio.aclose_forcefully(stream)
+        if isinstance(error, trio.TooSlowError):
+            raise ManagerError(f"systemd did not answer for {_STUCK_SECONDS} s") from error
         raise
-    bus = Bus(stream)
-    nursery.start_soon(bus.listen, name="system bus")
-    await bus.greet()
-    return bus
+    manager = Manager(stream)
+    nursery.start_soon(manager.listen, unread, name="connection to systemd")
+    return manager
 
 
-async def _authenticate(stream: trio.SocketStream) -> None:
-    authenticator = Authenticator()
+async def _authenticate(stream: trio.SocketStream) -> bytearray:
+    """Returns what came after the answer.
+
+    All in one, as sd-bus itself does it: of a message that comes in one read with BEGIN it takes no notice until the next one.
+    """
+    answer = bytearray()
     try:
-        for data in authenticator:
-            await stream.send_all(data)
-            authenticator.feed(await stream.receive_some(_READ_BYTES) or b"the end\r\n")
-        await stream.send_all(BEGIN)
-    except (AuthenticationError, trio.BrokenResourceError) as error:
-        raise BusError(f"the system bus refuses us: {error}") from error
+        await stream.send_all(b"\0" + make_auth_external() + BEGIN)
+        while _END_OF_LINE not in answer and (data := await stream.receive_some(_READ_BYTES)):
+            answer += data
+    except trio.BrokenResourceError as error:
+        raise ManagerError(f"systemd refuses us: {error}") from error
+    line, _, unread = answer.partition(_END_OF_LINE)
+    if not line.startswith(b"OK "):
+        raise ManagerError(f"systemd refuses us: {line.decode(errors='replace') or 'it closed the connection'}")
+    return unread
 
 
 def _unescape(label: str) -> str:
