@@ -63,6 +63,16 @@ def with_the_network(*command: str) -> tuple[list[str], list[int]]:
     return ["nsenter", f"--net=/proc/self/fd/{_left_network}", *command], [_left_network]
 
 
+@contextmanager
+def stopped(pid: int) -> Iterator[None]:
+    """Whatever it would do waits."""
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
 def eventually(value: Callable[[], T], seconds: float = HANG_GUARD / PATIENCE) -> T:
     """The first true value; for what gives no event to wait for: another process's end, a row in the store."""
     ends_at = time.monotonic() + seconds * PATIENCE

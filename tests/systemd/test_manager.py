@@ -1,12 +1,10 @@
 """Systemd's manager, spoken to by the launcher's own client."""
 
-import os
-import signal
 import sys
 
 import pytest
 
-from tests.appliance import Response, eventually, swept
+from tests.appliance import Response, eventually, stopped, swept
 from tests.systemd.box import Box, BoxedAppliance, booted, service
 
 PARKED = 4  # the default WORKER_POOL_SIZE: calls beyond it get a sandbox that was made since
@@ -89,14 +87,10 @@ def test_no_message_bus_is_needed() -> None:
 def test_where_systemd_does_not_answer_a_call_is_told_and_the_launcher_goes_on() -> None:
     with booted() as own, service(own, "codeactions-unanswered") as appliance:
         code_id, launcher = appliance.create("print('it ran')"), appliance.launcher
-        os.kill(own.pid, signal.SIGSTOP)
-        try:
+        with stopped(own.pid):
             answer = _first_refused(appliance, code_id)
-            eventually(
-                lambda: any(line.get("reason") == "scope: systemd did not answer for 10 s" for line in appliance.lines), 30
-            )
-        finally:
-            os.kill(own.pid, signal.SIGCONT)
+            reason = "scope: systemd did not answer for 10 s"
+            eventually(lambda: any(line.get("reason") == reason for line in appliance.lines), 30)
         assert answer.status == 503
         assert answer.json()["message"] == "the run could not start: no sandbox was ready within 10 s"
         eventually(lambda: appliance.call(code_id).body == b"it ran\n")

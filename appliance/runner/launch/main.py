@@ -257,7 +257,7 @@ class _Connection:
                 if len(refusals) == _REFUSALS:
                     raise Unavailable(f"its limits are not in force: {failed}") from failed
                 continue
-            if sandbox.is_alive():
+            if sandbox.scope is None or sandbox.is_alive():  # with one, time has passed
                 return sandbox
         raise Unavailable("sandboxes end as soon as they are made")
 

@@ -30,25 +30,21 @@ class Processors:
             self._runs[number] -= 1
 
 
-def confine(guard: int, chosen: frozenset[int]) -> None:
-    """All that the guard's process has below it; what these start inherits it. No protection, but a measure for those who ask:
-    nothing happens where the kernel doesn't tell children (CONFIG_PROC_CHILDREN), or they have ended.
+def confine(worker: int, chosen: frozenset[int]) -> None:
+    """The process and its threads; what these start inherits it. No protection, but a measure for those who ask: nothing happens
+    where it has ended.
     """
     with suppress(OSError):
-        for child in _children(guard):
-            os.sched_setaffinity(int(child), chosen)  # its main thread first: those that it starts meanwhile are right already
-            for thread in os.listdir(f"/proc/{child}/task"):
-                if thread != child:
-                    os.sched_setaffinity(int(thread), chosen)
+        os.sched_setaffinity(worker, chosen)  # its main thread first: those that it starts meanwhile are right already
+        for thread in os.listdir(f"/proc/{worker}/task"):
+            if thread != str(worker):
+                os.sched_setaffinity(int(thread), chosen)
 
 
 def worker_of(guard: int) -> int | None:
-    """The worker of a parked sandbox, the guard's only child; None where the kernel doesn't tell, or it has ended."""
+    """The worker of a parked sandbox, its guard's first child; None where the kernel doesn't tell (CONFIG_PROC_CHILDREN), or it
+    has ended."""
     with suppress(OSError):
-        for child in _children(guard):
+        for child in kernelfiles.read(f"/proc/{guard}/task/{guard}/children").split():
             return int(child)
     return None
-
-
-def _children(guard: int) -> list[str]:
-    return kernelfiles.read(f"/proc/{guard}/task/{guard}/children").split()

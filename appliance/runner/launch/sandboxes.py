@@ -23,6 +23,7 @@ log = structlog.get_logger()
 _numbers = itertools.count(1)
 _PF_EXITING = 0x4  # of the flags in proc_pid_stat(5)
 _TELL_SECONDS = 0.05  # to say how a run has ended takes a tenth of a millisecond
+_ANSWER_SECONDS = 0.004  # the server's part of it: the record, the answer
 _EMPTY_SECONDS = 10  # a killed namespace is empty in milliseconds; longer means a process stuck in the kernel
 
 
@@ -77,8 +78,8 @@ class Sandbox:
 
     def use(self, chosen: frozenset[int]) -> None:
         """Its worker runs on these processors from now on; on any when there are none."""
-        if chosen:
-            processors.confine(self._pid, chosen)
+        if chosen and self._worker is not None:
+            processors.confine(self._worker, chosen)
 
     async def keep_time(self, deadline_ms: int) -> None:
         """To be called before the worker can be given its job: what it has spent by now isn't the run's."""
@@ -137,6 +138,7 @@ class Sandbox:
         if self.told is not None:
             with trio.move_on_after(_TELL_SECONDS):
                 await self.told.wait()
+            await trio.sleep(_ANSWER_SECONDS)
 
     def hand_on(self) -> list[int]:
         """The near ends, for whoever was given the sandbox; closing them is then the caller's."""

@@ -44,6 +44,7 @@ from appliance.runner.launch.limits import (
     unit_properties,
 )
 from appliance.runner.launch.manager import ManagerError
+from appliance.runner.launch.oomkills import OomKills
 
 log = structlog.get_logger()
 
@@ -94,6 +95,7 @@ class Scope:
         self._limits = wanted
         self.check()
         self._weigh(_YOUNG_WEIGHT)
+        self._scopes.oom_kills.look()
         self._spent_parked = cgroups.cpu_us(self._folders) or 0
 
     def grow_up(self) -> None:
@@ -139,6 +141,8 @@ class Scope:
     def counters(self) -> cgroups.Counters:
         """Of the run: what was spent while parked isn't its own, nor is the guard one of its tasks."""
         read = cgroups.read_counters(self._folders)
+        if read.oom_kills is None:  # the scope has gone with a guard that somebody has killed
+            read = read._replace(oom_kills=int(self._scopes.oom_kills.are_new()))
         return read._replace(
             cpu_us=None if read.cpu_us is None else read.cpu_us - self._spent_parked,
             tasks_peak=None if read.tasks_peak is None else read.tasks_peak - GUARD_TASKS,
@@ -155,6 +159,7 @@ class Scopes:
         self._reconnected = trio.Event()
         self.hierarchies = hierarchies
         self.expected_files = functools.lru_cache(_KNOWN_LIMITS)(functools.partial(expected_files, hierarchies=hierarchies))
+        self.oom_kills = OomKills()
         self.limits_swap = True
         self.gives_way = False
         self._limits = limits
