@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from tests.appliance import HANG_GUARD, PATIENCE, Response, alive, at_once, cmdline, eventually, status_of, stopped
-from tests.systemd.box import SLICE, Box, BoxedAppliance, service
+from tests.golang import has_go
+from tests.systemd.box import SLICE, Box, BoxedAppliance, service, service_with_every_language
 
 MIB = 1 << 20
 WAITS = "import time\ndef Run(engine):\n    engine.log.info('up')\n    time.sleep(60)\n"
@@ -83,6 +84,22 @@ def test_the_defaults_are_the_operators(box: Box) -> None:
         _, limits = during(appliance)
         assert limits.pop("weight") in ("2048", "200")  # shares of cgroup v1, a weight of v2
         assert limits == {"memory": str(100 * MIB), "reservation": str(40 * MIB), "tasks": "34", "cpu": "70000"}
+
+
+RAN = {
+    "python": "def Run(engine):\n    engine.result.set('ran')\n",
+    "javascript": "exports.Run = (engine) => engine.result.set('ran')\n",
+    "go": 'package actions\n\nfunc Run(engine *Engine) { engine.Result.Set("ran") }\n',
+}
+
+
+def test_an_operators_least_is_what_a_language_needs(box: Box) -> None:
+    """Also of the sandboxes that wait for their runs."""
+    with service_with_every_language(box, "codeactions-tiny", memory_limit="1M", tasks_limit=4) as appliance:
+        for language in RAN if has_go() else set(RAN) - {"go"}:
+            code_id = appliance.create(RAN[language], language=language)
+            answers = [appliance.call(code_id) for _ in range(6)]  # four of the parked, then of those made since
+            assert [answer.body for answer in answers] == [b"ran"] * len(answers)
 
 
 def test_the_unit_says_whose_it_is_and_nothing_of_the_tenants(appliance: BoxedAppliance) -> None:
