@@ -220,12 +220,14 @@ class Execution:
                 await self._log(level, cut(blob.decode(errors="replace")))
             case wire.ResultHead():
                 self._result = _checked_result(head, blob)
+            case wire.Dropped(count):
+                self._budget.learn(count, is_all=False)
             case wire.Failed():
                 self._failed = head
-                self._budget.drop(head.dropped)
-            case wire.Done(dropped):
+                self._budget.learn(head.dropped, is_all=True)
+            case wire.Done(count):
                 self._done = True
-                self._budget.drop(dropped)
+                self._budget.learn(count, is_all=True)
 
     async def _read_output(self, pipe: Pipe, level: LogType) -> None:
         lines = OutputLines()

@@ -67,6 +67,8 @@ class LogBudget:
         self._max_bytes = max_bytes
         self._left = max_bytes
         self._dropped = 0
+        self._dropped_before = 0  # they came to us
+        self._knows_all = True
 
     def admit(self, entry: LogEntry) -> LogEntry | None:
         size = max(len(entry.content.encode(errors="replace")), _LEAST_BYTES)
@@ -81,12 +83,20 @@ class LogBudget:
         return self._dropped > 0
 
     def drop(self, count: int) -> None:
-        """That many were dropped before they came to us, as a tenant may have made up."""
-        self._dropped = min(self._dropped + max(0, count), _MOST_COUNTED)
+        self._dropped += count
+
+    def learn(self, count: int, *, is_all: bool) -> None:
+        """That many, in all, the engine has dropped until now, as a tenant may have made up; or until its end."""
+        if count >= self._dropped_before:
+            self._dropped_before = min(count, _MOST_COUNTED)
+            self._knows_all = is_all
 
     def last_entry(self) -> LogEntry | None:
         """Says how many were dropped, if any."""
-        if not self._dropped:
+        if not (dropped := self._dropped + self._dropped_before):
             return None
-        text = f"{self._dropped} log entries were dropped: a run's log is at most {self._max_bytes} bytes (MAX_LOG_BYTES)"
+        count = f"{dropped} log entries were" if dropped > 1 else "1 log entry was"
+        if not self._knows_all:
+            count = f"at least {count}"
+        text = f"{count} dropped: a run's log is at most {self._max_bytes} bytes (MAX_LOG_BYTES)"
         return LogEntry(type=LogType.ERROR, content=text, at=now())

@@ -134,7 +134,15 @@ class ResultHead(msgspec.Struct, frozen=True, tag="result"):
     headers: list[tuple[str, str]]
 
 
+class Dropped(msgspec.Struct, frozen=True, tag="dropped"):
+    """So many log entries had no room until now; told before the end, in case there will be none."""
+
+    dropped: int
+
+
 class Failed(msgspec.Struct, frozen=True, tag="failed"):
+    """Of `dropped` 0 is also what an engine says that wasn't there at the end."""
+
     kind: OutcomeKind
     message: str
     dropped: int = 0
@@ -144,7 +152,7 @@ class Done(msgspec.Struct, frozen=True, tag="done"):
     dropped: int = 0
 
 
-FrameHead = Plain | Log | ResultHead | Failed | Done
+FrameHead = Plain | Log | ResultHead | Dropped | Failed | Done
 _frame_head: msgspec.json.Decoder[FrameHead] = msgspec.json.Decoder(FrameHead)
 
 

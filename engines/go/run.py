@@ -271,6 +271,8 @@ class _Output:
         whole, self._pieces = bytes(self._pieces), bytearray()
         if level == ord("f"):
             self.last = json.loads(whole)
+        elif level == ord("n"):
+            self._channel.send({"type": "dropped", "dropped": int(whole)})
         else:
             self._channel.log(_LEVELS.get(level, "debug"), whole)
 

@@ -46,6 +46,11 @@ function writeAll(fd, data) {
   }
 }
 
+/** At 1, 2, 4, 8, …: a flood of entries doesn't become one of counts. */
+function isTold(dropped) {
+  return (dropped & (dropped - 1)) === 0;
+}
+
 /** The engine's end of the channel. A write that the server no longer reads is dropped without a word. */
 class Channel {
   constructor(fd) {
@@ -55,11 +60,15 @@ class Channel {
     this.logged = 0;
   }
 
-  /** An entry of `content` (bytes). From the first one that has no room, all are dropped and counted. */
+  /**
+   * An entry of `content` (bytes). From the first one that has no room, all are dropped and counted. How many is told now and
+   * then: a run that is killed says no last word.
+   */
   log(level, content) {
     const size = Math.max(content.length, LEAST_LOG_BYTES);
     if (this.dropped > 0 || this.logged + size > this.maxLogBytes) {
       this.dropped += 1;
+      if (isTold(this.dropped)) this.send({ type: 'dropped', dropped: this.dropped });
       return;
     }
     this.logged += size;

@@ -61,10 +61,16 @@ def _read(fd: int, size: int) -> bytearray:
     return data[:got] if got < size else data
 
 
+def is_told(dropped: int) -> bool:
+    """At 1, 2, 4, 8, …: a flood of entries doesn't become one of counts."""
+    return dropped & (dropped - 1) == 0
+
+
 class Channel:
     """The engine's end of the channel. A write that the server no longer reads is dropped without a word.
 
-    Past `max_log_bytes`, log entries are dropped and counted. Made without a descriptor, it is to be opened in the process whose
+    Past `max_log_bytes`, log entries are dropped and counted. How many is told now and then: a run that is killed says no last
+    word. Made without a descriptor, it is to be opened in the process whose
     run it is.
     """
 
@@ -124,11 +130,17 @@ class Channel:
         head = SIZES.pack(len(header), len(blob)) + header
         with self._among_processes(), _no_failure_of_ours():
             if is_log and not self._has_room(max(len(blob), _LEAST_LOG_BYTES)):
-                return
+                if not is_told(self.dropped):
+                    return
+                head, blob = self._dropped_head(), b""
             if len(head) + len(blob) <= select.PIPE_BUF:
                 os.write(self._fd, head + blob)
             else:
                 self._write_long(head, blob)
+
+    def _dropped_head(self) -> bytes:
+        header = _to_json({"type": "dropped", "dropped": self.dropped}).encode()
+        return SIZES.pack(len(header), 0) + header
 
     def _has_room(self, size: int) -> bool:
         """Whether an entry of `size` bytes fits; from the first one that doesn't, all are dropped and counted."""

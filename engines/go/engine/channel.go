@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -42,6 +43,9 @@ func sendLog(level, text string) {
 	}
 	if channel.dropped > 0 || channel.logged+size > job.header.MaxLogBytes {
 		channel.dropped++
+		if channel.dropped&(channel.dropped-1) == 0 { // told at 1, 2, 4, 8, …: a run that is killed says no last word
+			stdout.Write(piece('n', []byte(strconv.Itoa(channel.dropped))))
+		}
 		return
 	}
 	channel.logged += size
