@@ -1,7 +1,9 @@
 """What the Go runtime prints when a program dies, in the author's words and lines."""
 
+import contextlib
 import os
 import re
+import signal
 from typing import Any, NamedTuple
 
 from engines.go.source import FILE
@@ -18,6 +20,7 @@ _BEGINNING = re.compile(
 # called runtime.Goexit there is no goroutine left to show.
 STACK = re.compile(rb"^(?:goroutine \d.*:|runtime stack:|fatal error: no goroutines .*)$", re.MULTILINE)
 TRACE = re.compile(rb"^(?:goroutine \d|\t.*\.go:\d)", re.MULTILINE)
+_BY_SIGNAL = re.compile(rb"^(SIG[A-Z]+): .*\nPC=0x", re.MULTILINE)
 _STATUS = 2  # of a process that panicked or met a fatal error
 _HEAD = re.compile(r"^(?:panic|fatal error): (.*?)(?=\n\n|\ngoroutine |\n\[signal |\Z)", re.MULTILINE | re.DOTALL)
 _PLACE = re.compile(rf"^(\S.*)\n\t(?:\S*/)?{re.escape(FILE)}:(\d+)", re.MULTILINE)
@@ -40,6 +43,18 @@ def start_of(words: bytes, status: int) -> int | None:
         return None
     last_stack = max((found.end() for found in STACK.finditer(words)), default=0)
     return max((found.start() for found in _BEGINNING.finditer(words, 0, last_stack)), default=None)
+
+
+def signal_of(words: bytes, status: int) -> tuple[int, signal.Signals] | None:
+    """Where the runtime's words begin on a signal that ended the program, and which; it catches it, shows all goroutines and
+    exits. None when it wasn't that."""
+    if os.WIFSIGNALED(status) or os.waitstatus_to_exitcode(status) != _STATUS:
+        return None
+    last_stack = max((found.end() for found in STACK.finditer(words)), default=0)
+    for found in reversed(list(_BY_SIGNAL.finditer(words, 0, last_stack))):
+        with contextlib.suppress(KeyError):
+            return found.start(), signal.Signals[found[1].decode()]
+    return None
 
 
 def explain(text: str, source: str, limits: dict[str, Any]) -> Crash | None:

@@ -26,7 +26,7 @@ import struct
 import time
 from typing import Any
 
-from engines.go.crash import STACK, START, TRACE, Crash, explain, start_of
+from engines.go.crash import STACK, START, TRACE, Crash, explain, signal_of, start_of
 from engines.go.source import is_plain
 from engines.python.frames import Channel
 from engines.python.text import cut, cut_middle, encode
@@ -189,6 +189,10 @@ class _Run:
                     taker.take(data)
 
     def _conclude(self, status: int) -> int:
+        if not self._output.last and (killed := signal_of(self._errors.words(), status)) is not None:
+            start, number = killed
+            self._errors.pass_on(start)
+            _end_by(number)
         crash = self._crash(status)
         if crash is not None:
             self._channel.log("error", encode(cut_middle(crash.traceback)))

@@ -43,6 +43,8 @@ class Ran(msgspec.Struct):
             return str(self.last["kind"])
         if self.exit_status and self.has_died_of_memory:
             return "out_of_memory"
+        if self.exit_status < 0:
+            return "killed"
         return "completed" if self.exit_status == 0 else "error"
 
     @property
