@@ -262,9 +262,14 @@ class Settings:
         Literal["available", "full"],
         Var("runs", choice("available", "full"), "`full` refuses to start where the cage would lack something."),
     ] = "available"
-    sandbox_uid_base: Annotated[int, Var("runs", whole(65_536, LAST_UID_BASE), "First of the uids that runs get.")] = (
-        1_900_000_000
-    )
+    sandbox_uid_base: Annotated[
+        int,
+        Var(
+            "runs",
+            whole(65_536, LAST_UID_BASE),
+            "First of the uids that runs get: 2048 a launcher. With one that an account or another process has there is no start.",
+        ),
+    ] = 1_900_000_000
 
     node: Annotated[Path | None, Var("languages", PATH, "The `node` to use.", default_text="from PATH")] = None
     go: Annotated[Path | None, Var("languages", PATH, "The `go` to use.", default_text="from PATH")] = None

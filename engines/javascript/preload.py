@@ -18,6 +18,9 @@ from engines.spec import Lacking, Place
 
 _OLDEST = 18
 _MAIN = Path(__file__).with_name("main.js")
+# V8 maps memory ahead of its use, and RLIMIT_DATA counts it. Where that is met before the heap's own limit, V8 ends by SIGSEGV in
+# one of two cases instead of saying what it lacks.
+_UNTOUCHED_BYTES = 64 << 20
 _STACK_BYTES = 2 << 20  # of each thread: the usual 8 MiB would count against the memory limit (RLIMIT_DATA)
 _BESIDE_HEAP = 44  # MiB: node itself, its threads and the engine; measured: 40 resident when parked
 _RESERVING = 24  # the first major version that reserves memory for machine code
@@ -108,7 +111,7 @@ def _hand_on(place: Place, node: int, ready: int, writer: int) -> None:
     """Ends this process. Without a job there is nothing to limit, and node sees the end of the pipe."""
     try:
         os.read(ready, 1)  # its end
-        reserved = _reserved_by(node) if _reserves else 0
+        reserved = _UNTOUCHED_BYTES + (_reserved_by(node) if _reserves else 0)
         _rehearse()
         frame = read_frame(place.job)
         if frame is not None:

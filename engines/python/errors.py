@@ -5,6 +5,7 @@ The traceback shows the author's frames only: not the engine's, not the standard
 
 import errno
 import linecache
+import opcode
 import os
 import resource
 import threading
@@ -22,6 +23,7 @@ _MAX_MESSAGE = 500  # characters: the message is one line of a JSON answer
 _MIB = 1024 * 1024
 _KEPT_STACKS = 40 * _MIB  # of threads that have ended, by glibc for the next ones: allocatestack.c
 _GIVEN_BACK = 3 * _MIB  # since a thread was refused: the worker's reserve, and what frames that were left had held
+_RAISE = opcode.opmap["RAISE_VARARGS"]
 _FORKS = frozenset({"fork", "forkpty", "fork_exec", "_fork_exec", "posix_spawn", "posix_spawnp"})
 # Outside a sandbox the engine or the interpreter may lie in /tmp as well: a checkout, an environment.
 _PROGRAM = (str(Path(__file__).parents[2]), str(Path(os.__file__).parent))
@@ -88,6 +90,8 @@ def _place(shown: traceback.TracebackException) -> str:
 
 
 def _kind(error: BaseException, limits: dict[str, object]) -> tuple[str, str]:
+    if _is_raised_by_hand(error):
+        return "error", summary(error)
     if isinstance(error, MemoryError):
         return "out_of_memory", _out_of_memory(limits.get("memory_bytes"))
     if _is_refused_thread(error) and _is_short_of_memory(limits):
@@ -95,6 +99,18 @@ def _kind(error: BaseException, limits: dict[str, object]) -> tuple[str, str]:
     if _is_refused_thread(error) or _is_refused_process(error):
         return "too_many_processes", f"too many processes or threads: the limit is {limits.get('tasks')}"
     return "error", summary(error)
+
+
+def _is_raised_by_hand(error: BaseException) -> bool:
+    """By a statement of the author's that names it: then no limit was met, whatever it is called. To raise anew what was caught
+    isn't that."""
+    last = error.__traceback__
+    while last is not None and last.tb_next is not None:
+        last = last.tb_next
+    if last is None or last.tb_frame.f_code.co_filename != FILE:
+        return False
+    code = last.tb_frame.f_code.co_code
+    return code[last.tb_lasti] == _RAISE and code[last.tb_lasti + 1] > 0
 
 
 def _out_of_memory(limit: object) -> str:

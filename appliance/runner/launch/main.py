@@ -97,14 +97,12 @@ class LaunchOptions(NamedTuple):
 def main(options: LaunchOptions) -> int:
     syscalls.become_subreaper()
     os.umask(0o022)  # sandboxes inherit it, and what root makes in their file system is for other uids to read
-    slots = None
-    if os.geteuid() == 0:
-        slots = Slots(free_range(options.uid_base))
-    trio.run(_serve, options, slots)
+    trio.run(_serve, options)
     return 0
 
 
-async def _serve(options: LaunchOptions, slots: Slots | None) -> None:
+async def _serve(options: LaunchOptions) -> None:
+    slots = Slots(await free_range(options.uid_base)) if os.geteuid() == 0 else None
     async with AsyncExitStack() as stack:
         given = trio.socket.from_stdlib_socket(socket.socket(fileno=options.fd))
         door = await stack.enter_async_context(trio.open_nursery())

@@ -34,3 +34,18 @@ def living_marks() -> set[str]:
 
 def pids() -> Iterator[int]:
     return (int(name) for name in os.listdir("/proc") if name.isdigit())
+
+
+def status(pid: int) -> dict[str, str]:
+    """proc_pid_status(5); empty for one that has ended."""
+    try:
+        with open(f"/proc/{pid}/status", "rb", buffering=0) as file:
+            lines = file.read().decode(errors="replace").splitlines()
+    except OSError:
+        return {}
+    return dict(line.split(":\t", 1) for line in lines if ":\t" in line)
+
+
+def depth(status: dict[str, str]) -> int:
+    """How many pid namespaces a process is in, of that of /proc and those below."""
+    return len(status.get("NSpid", "").split())

@@ -1,7 +1,8 @@
 """Two uids a slot, for the worker and the guard of one sandbox: nobody else on the host may have them; and its network namespace.
 
-Several launchers may work on one host (`codeactions run` beside `serve`), each in a range of its own: the first free one from
-SANDBOX_UID_BASE on. A range is taken by a lock of its byte in one file, which lasts as long as the launcher.
+Several launchers may work on one host (`codeactions run` beside `serve`), each in a range of its own: from
+SANDBOX_UID_BASE on the first that no other has, and where no sandbox is left. A range is taken by a lock of its byte in one file,
+which lasts as long as the launcher. Where an account, or a process that is no sandbox, has one of its uids, there is no start.
 """
 
 import fcntl
@@ -9,12 +10,17 @@ import os
 from pathlib import Path
 from typing import NamedTuple
 
+import trio
+
 from appliance.errors import CannotStart
+from appliance.runner.launch import owners
 from appliance.runner.launch.network.slots import Places
 
 SLOTS = 1024  # sandboxes at once, parked ones included
 _RANGE = 2 * SLOTS
 _MOST_LAUNCHERS = 64
+_ENDING_SECONDS = 2.0
+_LOOK_AGAIN_SECONDS = 0.05
 _LOCKS = "/run/codeactions-uids.lock"  # root's: a lock that others could take would keep us from starting
 
 
@@ -61,16 +67,41 @@ class Slots:
         return (slot.worker - self._uids.start) // 2
 
 
-def free_range(base: int) -> int:
+async def free_range(base: int) -> int:
     """The first uid of a range that is ours alone, until this process ends. Raises `UidsTaken`."""
     locks = os.open(_LOCKS, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    live = {uid for entry in os.scandir("/proc") if entry.name.isdigit() and (uid := _owner(entry)) is not None}
     for first in range(base, base + _MOST_LAUNCHERS * _RANGE, _RANGE):
         ours = range(first, first + _RANGE)
         _refuse_accounts(ours)
-        if live.isdisjoint(ours) and _lock(locks, first):
+        if not _lock(locks, first):
+            continue  # another launcher's
+        if not await _holds_sandboxes(ours):
             return first
+        fcntl.lockf(locks, fcntl.LOCK_UN, 1, first)
     raise UidsTaken(f"processes have uids of ours from {base} on: end them, or set SANDBOX_UID_BASE to a free range")
+
+
+async def _holds_sandboxes(ours: range) -> bool:
+    """Whether sandboxes of a launcher that has gone live on. Raises `UidsTaken` when a process has one of the uids that is none,
+    after a moment in which such a launcher's name server ends.
+    """
+    gives_up_at = trio.current_time() + _ENDING_SECONDS
+    depth = owners.depth(owners.status(os.getpid()))
+    while found := [status for pid in owners.pids() if _uid_of(status := owners.status(pid)) in ours]:
+        strangers = [status for status in found if owners.depth(status) == depth]
+        if not strangers:
+            return True
+        if trio.current_time() > gives_up_at:
+            name, pid, uid = strangers[0]["Name"], strangers[0]["Pid"], _uid_of(strangers[0])
+            raise UidsTaken(
+                f"process {pid} ({name}) has the uid {uid}: end it, or set SANDBOX_UID_BASE to a free range of {len(ours)}"
+            )
+        await trio.sleep(_LOOK_AGAIN_SECONDS)
+    return False
+
+
+def _uid_of(status: dict[str, str]) -> int:
+    return int(status.get("Uid", "-1").split()[0])
 
 
 def _lock(locks: int, first: int) -> bool:
@@ -105,10 +136,3 @@ def _overlap(start: str, count: str, ours: range) -> bool:
     if not (start.isdigit() and count.isdigit()):
         return False
     return int(start) < ours.stop and int(start) + int(count) > ours.start
-
-
-def _owner(entry: os.DirEntry[str]) -> int | None:
-    try:
-        return entry.stat().st_uid
-    except FileNotFoundError:
-        return None

@@ -100,12 +100,12 @@ class Sweep:
         return {(orphan.kind, orphan.name): orphan for orphan in (*found, *self._left_scopes())}
 
     async def _processes(self) -> AsyncIterator[Orphan]:
-        depth = len(_status(os.getpid()).get("NSpid", "").split())
+        depth = owners.depth(owners.status(os.getpid()))
         living: set[str] | None = None
         for number, pid in enumerate(owners.pids()):
             if number % _MANY == 0:
                 await trio.lowlevel.checkpoint()
-            status = _status(pid)
+            status = owners.status(pid)
             if not self._may_end(status):
                 continue
             if self._has_free_uid(status, depth):
@@ -123,7 +123,7 @@ class Sweep:
         """A launcher in a container may have the same uids. Our sandboxes are two namespaces below us, and what was put there by
         hand is in our own; the name server and the sandboxes of a container are in neither.
         """
-        if len(status.get("NSpid", "").split()) - depth not in (0, _DEPTH_OF_SANDBOX):
+        if owners.depth(status) - depth not in (0, _DEPTH_OF_SANDBOX):
             return False
         uid = status.get("Uid", "0").split()[0]
         return self._slots is not None and self._slots.is_free(int(uid)) and not status.get("State", "").startswith("Z")
@@ -164,16 +164,6 @@ def _mark_of_zygote(pid: int) -> str | None:
         if zygote.BOOT.encode() in arguments:
             return arguments[-2].decode(errors="replace")  # after the last there is nothing
     return None
-
-
-def _status(pid: int) -> dict[str, str]:
-    """proc_pid_status(5); empty for one that has ended."""
-    try:
-        with open(f"/proc/{pid}/status", "rb", buffering=0) as file:
-            lines = file.read().decode(errors="replace").splitlines()
-    except OSError:
-        return {}
-    return dict(line.split(":\t", 1) for line in lines if ":\t" in line)
 
 
 def _names(folder: Path) -> list[str]:
