@@ -101,7 +101,8 @@ async def _holds_sandboxes(ours: range) -> bool:
 
 
 def _uid_of(status: dict[str, str]) -> int:
-    return int(status.get("Uid", "-1").split()[0])
+    """-1 of a process that has ended."""
+    return -1 if status.get("State", "Z").startswith("Z") else int(status.get("Uid", "-1").split()[0])
 
 
 def _lock(locks: int, first: int) -> bool:
