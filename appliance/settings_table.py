@@ -267,7 +267,7 @@ class Settings:
         Var(
             "runs",
             whole(65_536, LAST_UID_BASE),
-            "First of the uids that runs get: 2048 a launcher. With one that an account or another process has there is no start.",
+            "First of the uids that runs get: 2048 a launcher. Where an account or another process has one, there is no start.",
         ),
     ] = 1_900_000_000
 
