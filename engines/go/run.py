@@ -275,7 +275,7 @@ class _Output:
         whole, self._pieces = bytes(self._pieces), bytearray()
         if level == ord("f"):
             self.last = json.loads(whole)
-        elif level == ord("n"):
+        elif level == ord("n") and whole.isdigit():
             self._channel.send({"type": "dropped", "dropped": int(whole)})
         else:
             self._channel.log(_LEVELS.get(level, "debug"), whole)

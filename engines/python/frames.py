@@ -70,8 +70,7 @@ class Channel:
     """The engine's end of the channel. A write that the server no longer reads is dropped without a word.
 
     Past `max_log_bytes`, log entries are dropped and counted. How many is told now and then: a run that is killed says no last
-    word. Made without a descriptor, it is to be opened in the process whose
-    run it is.
+    word. Made without a descriptor, it is to be opened in the process whose run it is.
     """
 
     _fd: int

@@ -3,6 +3,7 @@
 import os
 import signal
 import subprocess
+from concurrent.futures import Future
 from contextlib import nullcontext, suppress
 from functools import partial
 from pathlib import Path
@@ -389,25 +390,26 @@ def test_also_when_its_scope_has_gone_before_the_launcher_has_looked(appliance: 
 
 
 def test_a_guard_that_somebody_has_killed_was_not_out_of_memory(appliance: BoxedAppliance) -> None:
-    code_id = appliance.create(FILLS, memory="32M")
-    call = appliance.calling(code_id)
-    appliance.until_logged(code_id)
-    [run] = appliance.runs_of(code_id)
-    scope = appliance.scope_of(run["id"])
-    guard, _ = sorted(processes_of(appliance, scope), key=_pid_inside)
+    call, scope, guard, _ = about_to_fill(appliance)
     with stopped(appliance.launcher):
         os.kill(guard, signal.SIGKILL)
         eventually(lambda: scope not in appliance.scopes())
     assert call.result().json()["message"] == "the run was killed: SIGKILL"
 
 
-def message_of_killed_guard(appliance: BoxedAppliance, *, launcher_is_late: bool = False) -> str:
+def about_to_fill(appliance: BoxedAppliance) -> "tuple[Future[Response], str, int, int]":
+    """A call that waits for SIGUSR1 to its worker; its scope, its guard and its worker."""
     code_id = appliance.create(FILLS, memory="32M")
     call = appliance.calling(code_id)
     appliance.until_logged(code_id)
     [run] = appliance.runs_of(code_id)
     scope = appliance.scope_of(run["id"])
     guard, worker = sorted(processes_of(appliance, scope), key=_pid_inside)
+    return call, scope, guard, worker
+
+
+def message_of_killed_guard(appliance: BoxedAppliance, *, launcher_is_late: bool = False) -> str:
+    call, scope, guard, worker = about_to_fill(appliance)
     Path(f"/proc/{guard}/oom_score_adj").write_text("1000")
     with stopped(appliance.launcher) if launcher_is_late else nullcontext():
         os.kill(worker, signal.SIGUSR1)

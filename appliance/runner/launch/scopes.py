@@ -143,6 +143,8 @@ class Scope:
         read = cgroups.read_counters(self._folders)
         if read.oom_kills is None:  # the scope has gone with a guard that somebody has killed
             read = read._replace(oom_kills=int(self._scopes.oom_kills.are_new()))
+        elif read.oom_kills:
+            self._scopes.oom_kills.are_new()  # these are known now, and nobody else's
         return read._replace(
             cpu_us=None if read.cpu_us is None else read.cpu_us - self._spent_parked,
             tasks_peak=None if read.tasks_peak is None else read.tasks_peak - GUARD_TASKS,

@@ -1,8 +1,8 @@
 """Two uids a slot, for the worker and the guard of one sandbox: nobody else on the host may have them; and its network namespace.
 
-Several launchers may work on one host (`codeactions run` beside `serve`), each in a range of its own: from
-SANDBOX_UID_BASE on the first that no other has, and where no sandbox is left. A range is taken by a lock of its byte in one file,
-which lasts as long as the launcher. Where an account, or a process that is no sandbox, has one of its uids, there is no start.
+Several launchers may work on one host (`codeactions run` beside `serve`), each in a range of its own: from SANDBOX_UID_BASE
+on the first that no other has, and where no sandbox is left. A range is taken by a lock of its byte in one file, which lasts as
+long as the launcher. Where an account, or a process that is no sandbox, has one of its uids, there is no start.
 """
 
 import fcntl
