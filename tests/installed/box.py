@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from appliance.builds import FOLDER, TOOLCHAIN
+from appliance.installer import layout
 from tests.appliance import HANG_GUARD
 from tests.golang import has_go, toolchain_cache
 from tests.installed import steps
@@ -17,6 +18,8 @@ from tests.systemd.box import Box, Connection, booted
 
 STATE_DIR = "/var/lib/codeactions"
 _GO = "/usr/local/go"
+# What this machine may have of the appliance, and the copy not: whoever starts the binary as root has it unpacked in one of these.
+_OURS = ["/etc/codeactions", STATE_DIR, "/usr/local/bin/codeactions", str(layout.UNPACKED)]
 
 
 class BoxHost(NamedTuple):
@@ -43,6 +46,7 @@ class BoxInstalled(Installed):
 def host_with(binary: Path, *, go: bool = False) -> Iterator[BoxHost]:
     """A fresh one, with a network and the one file. Without Go unless asked for: each would compile its whole library."""
     with booted("--network") as box:
+        box.run("rm", "-rf", *_OURS)
         target = Path(f"/proc/{box.pid}/root{steps.PROGRAM}")
         target.write_bytes(binary.read_bytes())
         os.chmod(target, 0o755)
