@@ -18,7 +18,7 @@ from tests.systemd.box import Box, Connection, booted
 
 STATE_DIR = "/var/lib/codeactions"
 _GO = "/usr/local/go"
-# What this machine may have of the appliance, and the copy not: whoever starts the binary as root has it unpacked in one of these.
+# What this machine may have of the appliance, and the copy not: whoever starts the binary as root has it unpacked in the last.
 _OURS = ["/etc/codeactions", STATE_DIR, "/usr/local/bin/codeactions", str(layout.UNPACKED)]
 
 
