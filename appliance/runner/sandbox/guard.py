@@ -97,8 +97,6 @@ def _write(path: str, text: str, folder: int | None = None) -> None:
 def _run_worker(plan: Plan) -> NoReturn:
     try:
         take(plan.worker)
-        syscalls.forget_keys()  # what was left there by an earlier run of this uid, or by who started the program
-        take(plan.last_of_worker)
         leave(plan.work(plan.place))
     finally:
         os._exit(1)
@@ -119,6 +117,9 @@ def confine_descendants() -> None:
     """
     syscalls.drop_bounding_set()
     syscalls.forbid_new_privileges()
+    # The session's that started the program. Those of a uid come to be when somebody asks for them, and the filter refuses that:
+    # to empty them in each run made three for every uid, and the kernel looks through all keys whenever one has gone.
+    syscalls.leave_session_keyring()
     for kind, value in (
         (resource.RLIMIT_NOFILE, _OPEN_FILES),
         (resource.RLIMIT_CORE, 1),  # not 0: for that, a host that pipes its cores still starts its handler, as root; core(5)

@@ -45,8 +45,8 @@ class Channels(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """What is done to make a sandbox, in this order: by its guard before and after go, and after the fork; by the worker, before
-    and after what isn't a prepared call. `zygotes_proc` is the descriptor of a /proc with sysctls, where the maker isn't root;
+    """What is done to make a sandbox, in this order: by its guard before and after go, and after the fork; by the worker.
+    `zygotes_proc` is the descriptor of a /proc with sysctls, where the maker isn't root;
     `work` executes the job."""
 
     before_go: list[Step]
@@ -56,7 +56,6 @@ class Plan(NamedTuple):
     guard: list[Step]
     watch: Watch
     worker: list[Step]
-    last_of_worker: list[Step]
     work: Work
     place: Place
 
@@ -76,8 +75,7 @@ def plan_sandbox(channels: Channels, identity: Identity | None, walls: Walls, wo
         fork=_pair_steps(),
         guard=[*_files_steps(workers), *_drop_steps(identity.guard if identity else None), *_guard_steps(walls, workers)],
         watch=Watch(STATUS, files.behind, WORKER, Leaving(ours, WORKER, files)),
-        worker=_worker_steps(identity, ours),
-        last_of_worker=_last_steps(walls, workers),
+        worker=[*_worker_steps(identity, ours), *_last_steps(walls, workers)],
         work=work,
         place=place,
     )

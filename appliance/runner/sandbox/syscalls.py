@@ -64,10 +64,7 @@ _SECCOMP_GET_ACTION_AVAIL = 2
 _SECCOMP_GET_NOTIF_SIZES = 3
 _SYS_KEYCTL = 219 if _IS_ARM else 250
 _KEYCTL_JOIN_SESSION_KEYRING = 1
-_KEYCTL_CLEAR = 7
-_KEYCTL_GET_PERSISTENT = 22
-_KEYRINGS_OF_PROCESS = -2
-_KEYRINGS_OF_USER = (-4, -5)  # of the uid, and the session's that it has by default
+_KEYCTL_SETPERM = 5
 
 _SIGSET_WORDS = 16  # of glibc's sigset_t
 
@@ -385,15 +382,13 @@ def drop_capabilities() -> None:
         _make(call, "prctl or capset")
 
 
-def forget_keys() -> None:
-    """Leaves the keyring that the makers' session gave us, and empties those that the kernel keeps for a uid beyond its last
-    process: keyrings(7). Where keyctl is refused or not there, it is so for everybody.
+def leave_session_keyring() -> None:
+    """For one that is empty, and that nobody may use, search or fill; keyrings(7). Where keyctl is refused or not there, nobody
+    has any keys.
     """
-    keyctl = _libc.syscall
-    keyctl(_SYS_KEYCTL, _KEYCTL_JOIN_SESSION_KEYRING, None)
-    persistent = keyctl(_SYS_KEYCTL, _KEYCTL_GET_PERSISTENT, -1, _KEYRINGS_OF_PROCESS)
-    for keyring in (*_KEYRINGS_OF_USER, *([persistent] if persistent > 0 else [])):
-        keyctl(_SYS_KEYCTL, _KEYCTL_CLEAR, keyring)
+    serial = _libc.syscall(_SYS_KEYCTL, _KEYCTL_JOIN_SESSION_KEYRING, None)
+    if serial > 0:
+        _libc.syscall(_SYS_KEYCTL, _KEYCTL_SETPERM, serial, 0)
 
 
 def holds_capability(capability: int) -> bool:
