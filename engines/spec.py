@@ -51,7 +51,8 @@ class Place(NamedTuple):
     `confine` is to be called with the job's limits (keys of the contract's `extra.limits`) before anything of the author's is
     executed; it limits the process that calls it, and does nothing in a scope (`in_scope`), which is limited from outside.
     `program` waits for the descriptor that comes with the claim, for a language that is compiled, and returns it
-    (close-on-exec); it raises EOFError when the sandbox is retired.
+    (close-on-exec); it raises EOFError when the sandbox is retired. `rehearses`: whether there is time for a dry run before the
+    job comes; not where a call waits, or soon will.
     """
 
     job: int
@@ -60,6 +61,7 @@ class Place(NamedTuple):
     confine: Confine
     program: Callable[[], int]
     in_scope: bool = False
+    rehearses: bool = True
 
 
 class Stage(NamedTuple):

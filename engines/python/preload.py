@@ -109,4 +109,4 @@ def prepare(program: str) -> str:
 
 
 def work(place: Place) -> int:
-    return _worker.run_job(place.job, place.answers, place.confine)
+    return _worker.run_job(place)

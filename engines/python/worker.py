@@ -11,8 +11,7 @@ import random
 import signal
 import sys
 import threading
-from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from engines.python.errors import failure_of, is_user_file, one_line
 from engines.python.execute import execute, wait_for_threads
@@ -22,7 +21,7 @@ from engines.python.rehearsal import rehearse, rehearse_often
 from engines.python.streams import Streams
 from engines.python.text import cut, encode
 from engines.python.threads import STACK, refuse_stillborn
-from engines.spec import leave
+from engines.spec import Place, leave
 
 _RESERVE = 2 * 1024 * 1024  # bytes, given back when memory has run out, so that this can be said; not touched, so not used
 
@@ -41,29 +40,29 @@ class Worker:
         threading.excepthook = self._log_thread_error
         rehearse_often(self._streams)
 
-    def run_job(self, job_fd: int, out_fd: int, confine: Callable[[dict[str, Any]], None]) -> int:
-        """Runs the one job that `job_fd` brings and reports on `out_fd`; returns the process's exit status.
+    def run_job(self, place: Place) -> int:
+        """Runs the one job that comes to `place`; returns the process's exit status.
 
         Descriptors 0, 1 and 2 are the run's own already. The end of file before a job: the sandbox was retired, status 0.
-        `confine` is called with the job's limits before anything of the author's is executed.
         """
-        os.set_inheritable(out_fd, False)
-        self._channel.open(out_fd)
+        os.set_inheritable(place.answers, False)
+        self._channel.open(place.answers)
         self._streams.install()
         random.seed()
-        rehearse(self._streams)
+        if place.rehearses:
+            rehearse(self._streams)
         gc.freeze()  # what is ours the collector needn't look through, and doesn't until the run has made its own
         gc.enable()
         try:
-            frame = read_frame(job_fd)
+            frame = read_frame(place.job)
         except CutError:
             return 1
         if frame is None:
             return 0
-        os.close(job_fd)
+        os.close(place.job)
         job = Job.from_frame(*frame)
         del frame
-        confine(job.limits)
+        place.confine(job.limits)
         refuse_stillborn()
         return self._run(job)
 

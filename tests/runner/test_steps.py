@@ -60,7 +60,7 @@ def test_a_sandbox_that_can_not_be_made_tells_the_step_and_the_errno() -> None:
         failing = steps("mounts", [syscalls.opening("/missing", os.O_RDONLY)])
         watch = Watch(plans.STATUS, 0, 0, Leaving(0, 0, Files(0, 0, ())))
         place = guard.place_of(0, lambda limits: None, in_scope=False)
-        guard.become_sandbox(plans.Plan(failing, [], None, [], [], watch, [], [], lambda place: 0, place))
+        guard.become_sandbox(plans.Plan(failing, [], None, [], [], watch, [], lambda place: 0, place))
     status.close()
     with launchers:
         record = records.unpack(launchers.recv(records.SIZE))

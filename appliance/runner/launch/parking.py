@@ -22,6 +22,7 @@ RENEW_SECONDS = 3600  # address layout and hash seed are shared by all that one 
 _RETRY_SECONDS = 1.0
 _MAKERS = 2  # one waits for systemd and for its guard half of the time
 _REST_SECONDS = 0.015  # a run without much to do is over by then
+_PRESSED_SECONDS = 0.1
 _TRIES = 3  # zygotes that a claim waits for: one that has just ended is replaced in 0.2 s
 
 
@@ -58,7 +59,7 @@ class Parking:
         self._parked: deque[Sandbox] = deque()
         self._zygote: zygotes.Zygote | None = None
         self._taken = trio.Event()
-        self._taken_at = -math.inf
+        self._claims = deque([-math.inf] * 2, 2)  # when the last two came
         self._making = 0
         self._changed = trio.Event()  # of zygotes, or of what keeps us from having one
         self._is_hopeless = False
@@ -71,9 +72,9 @@ class Parking:
 
     async def take(self, kind: Kind) -> Sandbox:
         """A sandbox that is alive and parked. Raises `Unavailable`."""
+        self._claims.append(trio.current_time())
         while kind == self._default and self._parked:
             sandbox = self._parked.popleft()
-            self._taken_at = trio.current_time()
             self._taken.set()
             self._taken = trio.Event()
             if sandbox.is_alive():
@@ -81,7 +82,7 @@ class Parking:
         for _ in range(_TRIES - 1):
             zygote, changed = self._zygote, self._changed
             try:
-                return await self._make(kind)
+                return await self._make(kind, rehearses=False)
             except zygotes.ZygoteFailed:
                 if self._is_hopeless:
                     raise Unavailable(self.trouble) from None
@@ -90,12 +91,12 @@ class Parking:
             except sandboxes.SetupFailed as error:
                 raise Unavailable(str(error)) from error
         try:
-            return await self._make(kind)
+            return await self._make(kind, rehearses=False)
         except (sandboxes.SetupFailed, zygotes.ZygoteFailed) as error:
             raise Unavailable(str(error)) from error
 
-    async def _make(self, kind: Kind) -> Sandbox:
-        shape = sandboxes.Shape(kind.room, kind.network is Network.INTERNET, self._for_program)
+    async def _make(self, kind: Kind, *, rehearses: bool) -> Sandbox:
+        shape = sandboxes.Shape(kind.room, kind.network is Network.INTERNET, self._for_program, rehearses)
         sandbox = await sandboxes.make(self._current(), self._slots, self._scopes, shape)
         self._nursery.start_soon(sandbox.tend, self._slots or Slots(0), name=f"sandbox {sandbox.number}")
         return sandbox
@@ -122,7 +123,7 @@ class Parking:
             try:
                 async with trio.open_nursery() as nursery:
                     await self._renew()
-                    self._parked.append(await self._make(self._default))
+                    self._parked.append(await self._make(self._default, rehearses=True))
                     ready.set()
                     for _ in range(_MAKERS):
                         nursery.start_soon(self._refill)
@@ -198,15 +199,19 @@ class Parking:
     async def _add(self) -> None:
         self._making += 1
         try:
-            self._parked.append(await self._make(self._default))
+            self._parked.append(await self._make(self._default, rehearses=not self._is_pressed()))
         finally:
             self._making -= 1
 
     async def _let_run(self) -> None:
         """To make a sandbox takes as much of the processors as a short run. While half of them are left, the runs go first."""
-        while len(self._parked) > self._keep // 2 and (left := self._taken_at + _REST_SECONDS - trio.current_time()) > 0:
+        while len(self._parked) > self._keep // 2 and (left := self._claims[-1] + _REST_SECONDS - trio.current_time()) > 0:
             with trio.move_on_after(left):
                 await self._taken.wait()
+
+    def _is_pressed(self) -> bool:
+        """Claims come one after another, and most of the park is gone: a rehearsal would take longer than it spares."""
+        return len(self._parked) <= self._keep // 2 and trio.current_time() - self._claims[0] < _PRESSED_SECONDS
 
     def _retire_old(self) -> None:
         now = trio.current_time()

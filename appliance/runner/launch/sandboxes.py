@@ -92,10 +92,10 @@ class Sandbox:
                 return records.Cost(round(cpu_seconds(self._worker) * 1e6))
         return records.Cost(None)
 
-    async def say_go(self) -> records.Record | None:
+    async def say_go(self, *, rehearses: bool) -> records.Record | None:
         """The guard's answer; None when it has ended already."""
         try:
-            await self._status.send(records.pack(records.GO))
+            await self._status.send(records.pack(records.GO, 0 if rehearses else 1))
             record = records.unpack(await self._status.recv(records.SIZE))
         except OSError:
             return None
@@ -193,11 +193,13 @@ def _open_status() -> tuple[socket.socket, socket.socket]:
 
 
 class Shape(NamedTuple):
-    """How a sandbox is to be: of which size class, with which network, and whether a program comes with its job."""
+    """How a sandbox is to be: of which size class, with which network, whether a program comes with its job, and whether it has
+    the time to rehearse one."""
 
     room: int
     with_network: bool
     for_program: bool
+    rehearses: bool
 
 
 async def make(zygote: Zygote, slots: Slots | None, scopes: Scopes | None, shape: Shape) -> Sandbox:
@@ -230,7 +232,7 @@ async def make(zygote: Zygote, slots: Slots | None, scopes: Scopes | None, shape
     try:
         if scopes is not None:
             sandbox.scope = await scopes.make(sandbox.number, forked.pid)
-        record = await sandbox.say_go()
+        record = await sandbox.say_go(rehearses=shape.rehearses)
     except (trio.Cancelled, ScopeFailed) as error:
         sandbox.kill()
         with trio.CancelScope(shield=True):

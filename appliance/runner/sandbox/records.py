@@ -11,7 +11,7 @@ _RECORD = struct.Struct("!4si24s")
 _COST = struct.Struct("!q")
 _UNTOLD = -1  # not 0: a worker that was claimed before its processor took it up has spent nothing so far
 
-GO = b"GO  "  # launcher → guard: the sandbox is where it belongs; take up the tenant's identity
+GO = b"GO  "  # launcher → guard: the sandbox is where it belongs; take up the tenant's identity; 1: without a rehearsal
 TIME = b"TIME"  # launcher → guard: milliseconds until it ends everything itself, the backstop; what the worker has spent so far
 PARKED = b"PARK"  # guard → launcher: the worker waits for its job
 FAILED = b"FAIL"  # guard → launcher: the errno, and the step that failed
