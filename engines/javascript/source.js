@@ -20,6 +20,7 @@ const OF_A_MODULE = [
 const WRAPPED = ['exports', 'require', 'module', '__filename', '__dirname']; // what CommonJS gives
 const TAKE_RUN = '[].pop.call(arguments)(() => { try { return Run } catch {} });';
 const CHECK_MS = 10_000;
+const IS_NOT_THERE = /^(ERR_)?(MODULE_NOT_FOUND|UNKNOWN_BUILTIN_MODULE|PACKAGE_PATH_NOT_EXPORTED|INVALID_MODULE_SPECIFIER)$/;
 const { bind } = Function.prototype; // an action may change the one it finds
 
 /** A source as it is compiled: without an editor's byte-order mark, and a first line `#!…` is a comment. */
@@ -136,7 +137,7 @@ function compileModule(source, require) {
     importModuleDynamically: importFrom,
   });
   return async () => {
-    await module.link((specifier, from, { attributes, assert }) => importFrom(specifier, from, attributes ?? assert));
+    await link(module, source, (specifier, from, { attributes, assert }) => importFrom(specifier, from, attributes ?? assert));
     await call(bind.call(module.evaluate, module));
     const { Run, default: main } = module.namespace;
     return Run ?? methodRun(main) ?? (typeof main === 'function' ? main : local);
@@ -149,6 +150,38 @@ function parseModule(text, source, options) {
   } catch (error) {
     throw withPlace(error, source);
   }
+}
+
+/** What isn't there is an error of the line that imports it, which node doesn't say of these modules. */
+async function link(module, source, importFrom) {
+  const at = async (specifier, ...rest) => {
+    try {
+      return await importFrom(specifier, ...rest);
+    } catch (error) {
+      throw IS_NOT_THERE.test(error?.code) ? withImport(error, source, specifier, '') : error;
+    }
+  };
+  try {
+    await module.link(at);
+  } catch (error) {
+    const [, specifier, name] = /'(.+)' does not provide an export named '(.+)'/.exec(error?.message) ?? [];
+    throw specifier === undefined ? error : withImport(error, source, specifier, name);
+  }
+}
+
+/** Of a statement of several lines, the one with the name that isn't exported. */
+function withImport(error, source, specifier, name) {
+  const found = new RegExp(`\\b(?:im|ex)port\\b[^;'"]*(["'])${literally(specifier)}\\1`).exec(source);
+  if (found === null) return error;
+  const within = name ? found[0].search(new RegExp(`(?<![\\w$])${literally(name)}(?![\\w$])`)) : 0;
+  const before = source.slice(0, found.index + Math.max(within, 0)).split('\n');
+  const text = source.split('\n')[before.length - 1].trimEnd();
+  error.stack = [`${FILE}:${before.length}`, text, `${' '.repeat(before.at(-1).length)}^`, '', error.stack].join('\n');
+  return error;
+}
+
+function literally(text) {
+  return text.replace(/[\\^$.*+?()[\]{}|]/g, '\\$&');
 }
 
 /** This parser doesn't say where; the program `node --check` does. */

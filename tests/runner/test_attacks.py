@@ -176,6 +176,17 @@ def test_two_runs_in_a_row_do_not_see_each_others_keys(appliance: Appliance) -> 
     assert answers == [answers[0]] * 12
 
 
+def test_runs_leave_no_keyrings_of_their_uids(appliance: Appliance) -> None:
+    """The kernel looks through all that there are whenever one goes."""
+
+    def owners() -> set[str]:
+        return {line.split(":")[0] for line in Path("/proc/key-users").read_text().splitlines()}
+
+    before = owners()
+    assert appliance.run(HEALTHY).status == 200
+    assert owners() <= before
+
+
 def test_the_keys_of_the_session_that_started_the_appliance_are_not_its_to_use(tmp_path: Path) -> None:
     tmp_path.chmod(0o755)
     start = f"{KEYS}\nlibc.syscall(KEYCTL, 1, None)\nassert add(-3, b'theirs') in ('it worked', 'ENOSYS')\n"
