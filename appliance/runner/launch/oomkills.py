@@ -1,5 +1,7 @@
 """Whether the kernel has killed for memory lately, on all of the host: for a run whose own counter has gone with its guard."""
 
+import math
+
 import trio
 
 from appliance.runner.launch import kernelfiles
@@ -11,7 +13,7 @@ _LOOK_SECONDS = 1.0  # it takes the kernel a twentieth of a millisecond to make 
 
 class OomKills:
     """What it counts isn't ours alone, so it is asked only for a guard that was killed by none of us, and compared with what it
-    was when a run last began: at most a second before that one did."""
+    was when a run last began: at most a second before that one did, and after whatever was told to be new."""
 
     def __init__(self) -> None:
         self._known = _kills()
@@ -25,7 +27,10 @@ class OomKills:
 
     def are_new(self) -> bool:
         before, self._known = self._known, _kills()
-        return self._known > before
+        if self._known == before:
+            return False
+        self._looked_at = -math.inf  # the kernel may kill another process of the same scope yet
+        return True
 
 
 def _kills() -> int:
