@@ -51,8 +51,8 @@ def leave_the_network() -> None:
 
 
 def in_tmp() -> set[str]:
-    """What lies in /tmp, but for what tests put there by themselves: several run at a time."""
-    others = ("pytest-", "systemd-box.", "tmp", "codeactions-test-")
+    """What lies in /tmp, but for what tests, and the doctors that they start, put there by themselves: several run at a time."""
+    others = ("pytest-", "systemd-box.", "tmp", "codeactions-test-", "codeactions-doctor-")
     return {name for name in os.listdir("/tmp") if not name.startswith(others)}
 
 

@@ -192,6 +192,27 @@ def test_no_sandbox_survives_a_kill_of_the_server(appliance: Appliance) -> None:
     assert rows(appliance.state_dir, "SELECT count(*) FROM instances") == [(1,)]
 
 
+def test_the_launcher_has_ended_its_sandboxes_before_the_server_ends(tmp_path: Path) -> None:
+    with running(tmp_path / "state") as appliance:
+        below = descendants(appliance.launcher)
+        assert alive(below)
+        assert appliance.stop() == 0
+        assert alive(below) == []
+
+
+def test_a_stop_of_all_processes_at_once_lets_a_running_call_come_to_its_end(tmp_path: Path) -> None:
+    """As systemd does it with a service."""
+    with running(tmp_path / "state") as appliance:
+        code_id = appliance.create(
+            "import time\ndef Run(engine):\n    engine.log.info('up')\n    time.sleep(1)\n    print('whole')\n"
+        )
+        call = appliance.calling(code_id)
+        appliance.until_logged(code_id)
+        os.kill(appliance.launcher, signal.SIGTERM)
+        assert appliance.stop() == 0
+        assert call.result().status == 200
+
+
 def test_the_end_of_the_launcher_ends_the_server_after_its_answers(appliance: Appliance) -> None:
     flights = under_way(appliance, WAITS, 4)
     os.kill(appliance.launcher, signal.SIGKILL)

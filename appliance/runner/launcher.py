@@ -20,6 +20,7 @@ log = structlog.get_logger()
 
 _OTHER_SERVER_SECONDS = 10.0  # a server that was killed is noticed when the launcher is ready for it
 _RETRY_SECONDS = 0.25  # the next launcher needs about a second to be ready
+_END_SECONDS = 5.0  # to kill some parked sandboxes takes some ten milliseconds
 
 
 class LauncherGone(Exception):
@@ -142,7 +143,13 @@ class Launcher:
             raise LauncherGone
         raise ClaimRefused(answer.refusal)
 
-    def close(self) -> None:
+    async def end(self, *, waits: bool) -> None:
+        """Lets it go; if it `waits`, until it has given up its sandboxes and ended: for a while."""
+        with suppress(OSError), trio.move_on_after(_END_SECONDS, shield=True):
+            if waits:
+                self._sock.shutdown(socket.SHUT_WR)
+                while await self._sock.recv(wire.PACKET_BYTES):
+                    pass
         self._sock.close()
 
     async def kill(self, sandbox: ClaimedSandbox) -> None:
@@ -279,7 +286,8 @@ async def connect(ours: socket.socket, path: Path | None = None) -> AsyncIterato
     try:
         yield launcher
     finally:
-        launcher.close()
+        # A child of ours: what stops our unit, or our terminal's, would else end it while it does that, and a scope be left.
+        await launcher.end(waits=path is None)
 
 
 async def _first_launcher(ours: socket.socket, path: Path | None) -> tuple[trio.socket.SocketType, wire.Hello]:

@@ -14,6 +14,7 @@ bound to its unit.
 """
 
 import os
+import signal
 import socket
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
@@ -95,6 +96,10 @@ class LaunchOptions(NamedTuple):
 
 
 def main(options: LaunchOptions) -> int:
+    if not options.listens:
+        # Who stops a service, of which we are the second process, means its server, which lets its runs come to their end and
+        # then us. A handler, since nothing that we execute is to inherit this.
+        signal.signal(signal.SIGTERM, lambda number, frame: None)
     syscalls.become_subreaper()
     os.umask(0o022)  # sandboxes inherit it, and what root makes in their file system is for other uids to read
     trio.run(_serve, options)
