@@ -111,6 +111,7 @@ async def _serve(options: LaunchOptions) -> None:
     async with AsyncExitStack() as stack:
         given = trio.socket.from_stdlib_socket(socket.socket(fileno=options.fd))
         door = await stack.enter_async_context(trio.open_nursery())
+        stack.callback(door.cancel_scope.cancel)  # as the last: its scope is around all that follows
         server = await doors.accept_one(given, door) if options.listens else given
         network, reasons = await _network(stack, slots, options.allow)
         # Outlives the sandboxes, which have their scopes stopped when they are given up.
@@ -130,7 +131,6 @@ async def _serve(options: LaunchOptions) -> None:
         nursery.start_soon(sweep.run, name="sweep")
         await connection.serve()
         nursery.cancel_scope.cancel()
-        door.cancel_scope.cancel()
 
 
 async def _scopes(nursery: trio.Nursery, options: LaunchOptions) -> tuple[Scopes | None, dict[str, str]]:
