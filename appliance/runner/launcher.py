@@ -286,7 +286,7 @@ async def connect(ours: socket.socket, path: Path | None = None) -> AsyncIterato
     try:
         yield launcher
     finally:
-        # A child of ours: what stops our unit, or our terminal's, would else end it while it does that, and a scope be left.
+        # A child of ours: a service manager kills it at our end, and a scope that it had no time to stop would be left.
         await launcher.end(waits=path is None)
 
 

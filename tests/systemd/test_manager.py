@@ -1,10 +1,12 @@
 """Systemd's manager, spoken to by the launcher's own client."""
 
+import os
+import signal
 import sys
 
 import pytest
 
-from tests.appliance import Response, eventually, stopped, swept
+from tests.appliance import HANG_GUARD, Response, alive, children, eventually, stopped, swept
 from tests.systemd.box import Box, BoxedAppliance, booted, service
 
 PARKED = 4  # the default WORKER_POOL_SIZE: calls beyond it get a sandbox that was made since
@@ -95,6 +97,23 @@ def test_where_systemd_does_not_answer_a_call_is_told_and_the_launcher_goes_on()
         assert answer.json()["message"] == "the run could not start: no sandbox was ready within 10 s"
         eventually(lambda: appliance.call(code_id).body == b"it ran\n")
         assert appliance.launcher == launcher
+
+
+def test_a_scope_that_is_being_made_when_the_launcher_ends_is_stopped() -> None:
+    """One whose process dies meanwhile would be nobody's, and never go: the launcher waits for systemd's word."""
+    with booted() as own, service(own, "codeactions-ended", worker_pool_size=1) as appliance:
+        zygote, launcher, server = appliance.zygote, appliance.launcher, appliance.processes[0]
+        code_id = appliance.create("print('it ran')")
+        parked = set(children(zygote))
+        with stopped(own.pid):
+            assert appliance.call(code_id).body == b"it ran\n"
+            eventually(lambda: set(children(zygote)) - parked)
+            os.kill(server, signal.SIGTERM)
+            eventually(lambda: not alive([zygote]))
+            with pytest.raises(AssertionError):
+                eventually(lambda: not alive([launcher]), 1)
+        appliance.process.wait(HANG_GUARD)
+        eventually(lambda: not own.scopes())
 
 
 def test_a_systemd_of_another_pid_namespace_makes_no_scopes_for_us(box: Box) -> None:
