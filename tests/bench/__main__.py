@@ -1,6 +1,7 @@
 """What a call costs, as ratios in one run: `make bench`.
 
-The machine is noisy: quote the ratio to the bare interpreter, not the milliseconds.
+The machine is noisy, and twice as fast in one minute as in another: quote the ratio to the bare interpreter, which is started
+just before and just after what a row measures, not the milliseconds.
 """
 
 import json
@@ -16,6 +17,7 @@ from typing import NamedTuple
 
 from tests.appliance import ROOT, Appliance, environment_of, eventually, leave_the_network, running, usable_settings
 from tests.bench import golang
+from tests.bench.caller import Caller
 from tests.golang import compiling
 from tests.systemd.box import booted, service, why_no_box
 
@@ -34,19 +36,22 @@ BODY = b'{"text": "' + b"x" * 10_000 + b'"}'
 WORKERS, CALLS = 4, 1_000_000
 WARM_UP, SEQUENTIAL, PARALLEL, CLIENTS = 20, 300, 1500, 8
 RESTED, PAUSE_SECONDS = 60, 0.25
+BARE = 60
 LANGUAGES = ("python", "javascript")
 
 
 class Row(NamedTuple):
+    """`bare_ms`: the least that a process a call would cost in the same minute, p50."""
+
     name: str
     times_ms: list[float]
     a_second: float
-    rested: bool = False
+    bare_ms: float
 
 
 def main() -> None:
     leave_the_network()
-    rows = [bare(), bare(PAUSE_SECONDS)]
+    rows: list[Row] = []
     with (
         tempfile.TemporaryDirectory() as folder,
         running(Path(folder), worker_pool_size=WORKERS, code_limiter_max_requests=CALLS) as appliance,
@@ -55,7 +60,7 @@ def main() -> None:
         for language in languages:
             for name, sources in JOBS.items():
                 rows += both(f"{language}: {name}", appliance, sources[language], BODY if "echo" in name else b"", language)
-            rows += [paced(appliance, language), first_after_save(appliance, language)]
+            rows += [paced(appliance, language, JOBS["no-op"][language]), first_after_save(appliance, language)]
         parked = {language: memory_of_parked(appliance, language) for language in languages}
     rows += in_go()
     if reason := why_no_box():
@@ -79,9 +84,9 @@ def can_run(appliance: Appliance, language: str) -> bool:
     return True
 
 
-def paced(appliance: Appliance, language: str) -> Row:
+def paced(appliance: Appliance, language: str, source: str) -> Row:
     """With a pause before each call, in which the next sandbox is parked: what a caller meets who isn't alone for long."""
-    code_id = appliance.create(JOBS["no-op"][language], language=language)
+    code_id = appliance.create(source, language=language)
     return rested(f"{language}: no-op, with pauses", appliance, lambda: code_id)
 
 
@@ -92,18 +97,14 @@ def first_after_save(appliance: Appliance, language: str) -> Row:
 
 
 def rested(name: str, appliance: Appliance, code: Callable[[], str]) -> Row:
-    connection = appliance.connect()
     times = []
-    for _ in range(RESTED):
-        time.sleep(PAUSE_SECONDS)
-        path = f"/action/endpoint/{code()}"
-
-        def call(path: str = path) -> None:
-            connection.request("GET", path)
-            assert connection.getresponse().read() == b""
-
-        times.append(timed(call))
-    return Row(name, times, 1000 / statistics.mean(times), rested=True)
+    before = bare(PAUSE_SECONDS)
+    with Caller(appliance) as caller:
+        for _ in range(RESTED):
+            time.sleep(PAUSE_SECONDS)
+            request = caller.request(code(), b"")
+            times.append(timed(lambda request=request: caller.call(request)))  # type: ignore[misc]
+    return row(name, times, 1000 / statistics.mean(times), [*before, *bare(PAUSE_SECONDS)])
 
 
 def inside_the_runner(name: str, command_of: Callable[..., list[str]]) -> None:
@@ -126,10 +127,12 @@ def in_go() -> list[Row]:
             ("JSON echo, 10 kB", golang.ECHO, BODY),
             ("20 log lines", golang.LOGS, b""),
         ):
-            rows += both(f"Go: {name}", appliance, source, body, "go")
+            rows += both(f"go: {name}", appliance, source, body, "go")
+        rows.append(paced(appliance, "go", golang.NO_OP))
         for name, at_once in (("first call at once after a save", True), ("first call after the background build", False)):
+            before = bare()
             times = golang.first_calls(appliance, at_once=at_once)
-            rows.append(Row(f"Go: {name}", times, 1000 / statistics.mean(times)))
+            rows.append(row(f"go: {name}", times, 1000 / statistics.mean(times), [*before, *bare()]))
         time.sleep(1)  # until the last call's processes have ended
         pids = golang.parked(appliance)
         print(f"a parked sandbox of Go, PSS: {sum(map(pss_kib, pids)) / len(pids) * 2 / 1024:.1f} MiB")
@@ -156,40 +159,42 @@ def pss_kib(pid: int) -> int:
     return next(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
 
 
-def bare(pause: float = 0.0) -> Row:
-    """The least that a process a call would cost: starting an interpreter that does nothing. After a pause this takes longer
-    too, by half on some virtual machines, so what was measured with pauses is held against that.
+def bare(pause: float = 0.0) -> list[float]:
+    """Milliseconds in which an interpreter that does nothing starts and ends. After a pause this takes longer too, by half on
+    some virtual machines, so what was measured with pauses is held against that.
     """
     times = []
-    for _ in range(RESTED if pause else 100):
+    for _ in range(BARE // 3 if pause else BARE):
         time.sleep(pause)
         times.append(timed(lambda: subprocess.run([sys.executable, "-I", "-S", "-c", "pass"], check=True)))
-    name = "python -I -S -c pass" + (", with pauses" if pause else "")
-    return Row(name, times, 1000 / statistics.mean(times), rested=bool(pause))
+    return times
+
+
+def row(name: str, times: list[float], a_second: float, bare_times: list[float]) -> Row:
+    return Row(name, times, a_second, statistics.median(bare_times))
 
 
 def measured(name: str, appliance: Appliance, code_id: str, body: bytes, *, clients: int, calls: int) -> Row:
     times: list[float] = []
-    failures: list[str] = []
+    failures: list[bytes] = []
 
     def client(count: int) -> None:
-        connection = appliance.connect()
-        for _ in range(count):
-            times.append(timed(lambda: call(connection)))
-
-    def call(connection: object) -> None:
-        connection.request("POST", f"/action/endpoint/{code_id}", body)  # type: ignore[attr-defined]
-        answer = connection.getresponse()  # type: ignore[attr-defined]
-        answer.read()
-        if answer.status != 200:
-            failures.append(str(answer.status))
+        with Caller(appliance) as caller:
+            request = caller.request(code_id, body)
+            for _ in range(count):
+                started = time.perf_counter()
+                answer = caller.call(request)
+                times.append((time.perf_counter() - started) * 1000)
+                if not answer.startswith(b"HTTP/1.1 200 "):
+                    failures.append(answer)
 
     client(WARM_UP)
     times.clear()
+    before = bare()
     threads = [threading.Thread(target=client, args=(calls // clients,)) for _ in range(clients)]
     seconds = timed(lambda: in_parallel(threads)) / 1000
     assert not failures, failures
-    return Row(name, times, len(times) / seconds)
+    return row(name, times, len(times) / seconds, [*before, *bare()])
 
 
 def in_parallel(threads: list[threading.Thread]) -> None:
@@ -207,12 +212,11 @@ def timed(work: Callable[[], object]) -> float:
 
 
 def show(rows: list[Row]) -> None:
-    base, rested_base = (statistics.median(row.times_ms) for row in rows[:2])
-    print(f"{'':38}{'p50 ms':>9}{'p95 ms':>9}{'p99 ms':>9}{'a second':>10}{'p50 / bare':>12}")
-    for row in rows:
-        p50, p95, p99 = (statistics.quantiles(row.times_ms, n=100)[index] for index in (49, 94, 98))
-        ratio = p50 / (rested_base if row.rested else base)
-        print(f"{row.name:38}{p50:9.2f}{p95:9.2f}{p99:9.2f}{row.a_second:10.0f}{ratio:12.2f}")
+    print(f"{'':38}{'p50 ms':>9}{'p95 ms':>9}{'p99 ms':>9}{'a second':>10}{'bare ms':>9}{'p50 / bare':>12}")
+    for name, times, a_second, bare_ms in rows:
+        p50, p95, p99 = (statistics.quantiles(times, n=100)[index] for index in (49, 94, 98))
+        print(f"{name:38}{p50:9.2f}{p95:9.2f}{p99:9.2f}{a_second:10.0f}{bare_ms:9.2f}{p50 / bare_ms:12.2f}")
+    print("bare: python -I -S -c pass, started just before and just after the row's calls, and with pauses where those had some")
 
 
 if __name__ == "__main__":
