@@ -343,7 +343,8 @@ async def open_recording(record: Callable[[], Awaitable[None]]) -> AsyncIterator
         done.set()
 
     async def recorded() -> None:
-        await done.wait()
+        if not done.is_set():
+            await done.wait()
         if failures:
             raise failures[0]
 

@@ -17,7 +17,7 @@ from werkzeug.exceptions import HTTPException
 from appliance import fields
 from appliance.api import actions, codes, failures, health, logs, metrics, runs, wire
 from appliance.api.auth import authenticate
-from appliance.api.connections import Lingering, contain_failures
+from appliance.api.connections import Connection, Lingering, contain_failures
 from appliance.api.incoming import query_of
 from appliance.api.middleware import Cors, RequestLog, note_route
 from appliance.api.openapi import document
@@ -30,6 +30,7 @@ def make_app(services: Services, options: ApiOptions) -> QuartTrio:
     """The application for Hypercorn, which is taught here to keep one connection's failure to itself."""
     contain_failures()
     app = QuartTrio("appliance.api")
+    app.asgi_http_class = Connection
     # What Quart keeps of a body that no handler has read yet; a source may come near its limit even where bodies may not.
     app.config["MAX_CONTENT_LENGTH"] = max(options.max_body_bytes, SOURCE_LIMIT)
     app.url_map.merge_slashes = False  # `//code` is no path of ours, and no redirect

@@ -2,11 +2,11 @@
 
 THEORY OF OPERATION
 
-Four tasks share a sandbox: one writes the job, one reads the engine's frames, two read what was written to standard output
-and standard error. When the launcher says that the run has ended, all that it wrote is in the pipes: what they hold is read,
-and nothing is waited for, since others may still hold the other ends. What the frames say is a claim of the tenant's; how the
-run ended is what the launcher says, who has it from pid 1 and the kernel. Whoever wants the run to end before that (deadline,
-cancellation, a frame that is none) notes the cause and has the sandbox killed.
+One task watches a sandbox for its end, one reads the engine's frames and what was written to standard output and standard
+error, and where the job is a large one a third writes it. When the launcher says that the run has ended, all that it wrote is
+in the pipes: what they hold is read, and nothing is waited for, since others may still hold the other ends. What the
+frames say is a claim of the tenant's; how the run ended is what the launcher says, who has it from pid 1 and the kernel. Whoever
+wants the run to end before that (deadline, cancellation, a frame that is none) notes the cause and has the sandbox killed.
 """
 
 import os
@@ -26,7 +26,7 @@ from appliance.runner import wire
 from appliance.runner.launcher import ClaimedSandbox, ClaimRefused, Launcher, LauncherGone
 from appliance.runner.outcome import Job, LogEntry, Outcome, OutcomeKind, Result, Usage
 from appliance.runner.output import LogBudget, OutputLines, cut
-from appliance.runner.pipes import Pipe
+from appliance.runner.pipes import Pipes
 from engines.python import checks
 from engines.table import spec_of
 
@@ -140,16 +140,13 @@ class Execution:
     async def _conduct(self, sandbox: ClaimedSandbox, deadline: float) -> wire.Ended | None:
         if sandbox.program is not None:
             self._send_program(sandbox.program)
-        with Pipe(sandbox.answers) as answers, Pipe(sandbox.stdout) as stdout, Pipe(sandbox.stderr) as stderr:
+        with Pipes((sandbox.answers, sandbox.stdout, sandbox.stderr)) as pipes:
             async with trio.open_nursery() as nursery:
                 if rest := self._begin_job(sandbox.job):
                     nursery.start_soon(self._write_job, sandbox.job, rest, name="job")
-                nursery.start_soon(self._read_frames, answers, name="answers")
-                nursery.start_soon(self._read_output, stdout, LogType.DEBUG, name="stdout")
-                nursery.start_soon(self._read_output, stderr, LogType.ERROR, name="stderr")
+                nursery.start_soon(self._read, pipes, sandbox, name="what a run says")
                 end = await self._watch(sandbox, deadline)
-                for pipe in (answers, stdout, stderr):
-                    pipe.finish()
+                pipes.finish()
                 nursery.cancel_scope.deadline = trio.current_time() + _LAST_WORDS_SECONDS
         return end
 
@@ -197,17 +194,25 @@ class Execution:
             with suppress(trio.BrokenResourceError):  # it ended before it had read its job: the launcher says how
                 await stream.send_all(frame)
 
-    async def _read_frames(self, pipe: Pipe) -> None:
-        reader = wire.FrameReader(self._bounds.max_result_bytes)
-        while data := await pipe.read():
-            if self._cause is Cause.MALFORMED:
-                continue  # until the kill: a full pipe would only hold up the tenant, but it isn't kept
-            try:
-                for head, blob in reader.feed(data):
-                    await self._take_frame(head, blob)
-            except ValueError:  # a frame that is none (wire.Malformed), or an answer that the engine would have refused
-                self.end(Cause.MALFORMED)
-        self._broke_off = reader.is_in_the_middle
+    async def _read(self, pipes: Pipes, sandbox: ClaimedSandbox) -> None:
+        frames = wire.FrameReader(self._bounds.max_result_bytes)
+        outputs = {sandbox.stdout: (LogType.DEBUG, OutputLines()), sandbox.stderr: (LogType.ERROR, OutputLines())}
+        while found := await pipes.read():
+            for fd, data in found:
+                if fd == sandbox.answers:
+                    await self._take_frames(frames, data)
+                else:
+                    await self._take_output(*outputs[fd], data)
+        self._broke_off = frames.is_in_the_middle
+
+    async def _take_frames(self, reader: wire.FrameReader, data: bytes) -> None:
+        if self._cause is Cause.MALFORMED:
+            return  # until the kill: a full pipe would only hold up the tenant, but it isn't kept
+        try:
+            for head, blob in reader.feed(data):
+                await self._take_frame(head, blob)
+        except ValueError:  # a frame that is none (wire.Malformed), or an answer that the engine would have refused
+            self.end(Cause.MALFORMED)
 
     async def _take_frame(self, head: wire.FrameHead, blob: bytes) -> None:
         if self._done or self._failed is not None:
@@ -229,21 +234,18 @@ class Execution:
                 self._done = True
                 self._budget.learn(count, is_all=True)
 
-    async def _read_output(self, pipe: Pipe, level: LogType) -> None:
-        lines = OutputLines()
-        while data := await pipe.read():
-            if level is LogType.DEBUG:
-                self._printed.add(data)
-                if self._printed.is_too_much:
-                    self.end(Cause.OUTPUT_LIMIT)
-            else:
-                self._last_words = (self._last_words + data)[-_LAST_WORDS_BYTES:]
-            if self._budget.is_full:
-                self._budget.drop(lines.skip(data))
-                continue
-            for line in lines.feed(data):
-                await self._log(level, line)
-        for line in lines.rest():
+    async def _take_output(self, level: LogType, lines: OutputLines, data: bytes) -> None:
+        """No data: the pipe's end."""
+        if level is LogType.DEBUG:
+            self._printed.add(data)
+            if self._printed.is_too_much:
+                self.end(Cause.OUTPUT_LIMIT)
+        else:
+            self._last_words = (self._last_words + data)[-_LAST_WORDS_BYTES:]
+        if self._budget.is_full and data:
+            self._budget.drop(lines.skip(data))
+            return
+        for line in lines.feed(data) if data else lines.rest():
             await self._log(level, line)
 
     async def _log(self, level: LogType, content: str) -> None:

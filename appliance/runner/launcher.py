@@ -160,8 +160,14 @@ class Launcher:
 
     async def _send(self, message: wire.ToLauncher) -> None:
         try:
-            async with self._sending:
+            if self._sending.locked():
+                await self._sending.acquire()
+            else:
+                self._sending.acquire_nowait()  # without a turn of the loop
+            try:
                 await packets.send(self._sock, wire.pack(message))
+            finally:
+                self._sending.release()
         except OSError as error:
             raise LauncherGone from error
 
