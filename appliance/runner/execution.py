@@ -138,9 +138,14 @@ class Execution:
         return await self._claim()
 
     async def _conduct(self, sandbox: ClaimedSandbox, deadline: float) -> wire.Ended | None:
+        try:
+            open_pipes = Pipes((sandbox.answers, sandbox.stdout, sandbox.stderr))
+        except OSError as error:
+            sandbox.close()
+            raise ClaimRefused(f"the server can't read what it says: {error.strerror}") from None
         if sandbox.program is not None:
             self._send_program(sandbox.program)
-        with Pipes((sandbox.answers, sandbox.stdout, sandbox.stderr)) as pipes:
+        with open_pipes as pipes:
             async with trio.open_nursery() as nursery:
                 if rest := self._begin_job(sandbox.job):
                     nursery.start_soon(self._write_job, sandbox.job, rest, name="job")

@@ -1,5 +1,6 @@
 """What a hostile action tries on the appliance itself and on its neighbours, each named by what must happen."""
 
+import http.client
 import os
 import resource
 import shlex
@@ -131,6 +132,39 @@ def test_a_launcher_without_free_descriptors_refuses_and_recovers(tmp_path: Path
         assert "Too many open files" in answers[-1].json()["message"]
         resource.prlimit(appliance.launcher, resource.RLIMIT_NOFILE, before)
         eventually(lambda: appliance.call(code_id).status == 200)
+
+
+def test_a_server_that_lacks_a_descriptor_for_a_run_refuses_it_and_recovers(tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)
+    serve = ("sh", "-c", f"ulimit -n 128; exec {shlex.join(SERVE)}")
+    with (
+        running(tmp_path / "state", command=serve) as appliance,
+        ExitStack() as others,
+        closing(appliance.connect()) as connection,
+    ):
+        code_id, pid, address = appliance.create(HEALTHY), appliance.process.pid, ("127.0.0.1", appliance.port)
+        assert called(connection, code_id) == (200, "still here")
+        for free, reason in ((4, "can't read what it says: Too many open files"), (2, "too many open files")):
+            while open_files(pid) < 128 - free:
+                others.enter_context(accepted(address, pid))
+            status, text = called(connection, code_id)
+            assert status == 503
+            assert reason in text
+        others.close()
+        eventually(lambda: called(connection, code_id) == (200, "still here"))
+
+
+def accepted(address: tuple[str, int], pid: int) -> socket.socket:
+    used = open_files(pid)
+    connection = socket.create_connection(address, HANG_GUARD)
+    eventually(lambda: open_files(pid) > used)
+    return connection
+
+
+def called(connection: http.client.HTTPConnection, code_id: str) -> tuple[int, str]:
+    connection.request("GET", f"/action/endpoint/{code_id}")
+    answer = connection.getresponse()
+    return answer.status, answer.read().decode()
 
 
 def test_descriptors_on_their_way_do_not_keep_others_from_starting(appliance: Appliance) -> None:
