@@ -1,4 +1,4 @@
-"""A client that takes 0.04 ms of processor time a call, since it shares the processors with what it measures: http.client 0.07."""
+"""A client that takes 0.04 ms of processor time a call (http.client: 0.07), since it shares them with the server."""
 
 import socket
 from types import TracebackType
