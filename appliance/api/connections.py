@@ -92,8 +92,8 @@ class ContainedServer(TCPServer):
         self._pauses.end()
 
     async def protocol_send(self, event: Event) -> None:
-        """An answer's head goes with its body, in one packet, where it says how long that is: then it is there already. So is
-        the end of an answer without one, which comes as no data."""
+        """An answer's head goes with its body, in one packet, where it says how long that is: then the body follows at once, or,
+        where there is none (HEAD), the end, which comes as no data."""
         if isinstance(event, RawData):
             data, self._head = self._head + event.data, b""
             if event.data.startswith(b"HTTP/1.") and b"\r\ncontent-length:" in event.data.lower():

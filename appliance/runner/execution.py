@@ -142,10 +142,10 @@ class Execution:
             open_pipes = Pipes((sandbox.answers, sandbox.stdout, sandbox.stderr))
         except OSError as error:
             sandbox.close()
-            raise ClaimRefused(f"the server can't read what it says: {error.strerror}") from None
-        if sandbox.program is not None:
-            self._send_program(sandbox.program)
+            raise ClaimRefused(f"the server could not open its output: {error.strerror}") from None
         with open_pipes as pipes:
+            if sandbox.program is not None:
+                self._send_program(sandbox.program)
             async with trio.open_nursery() as nursery:
                 if rest := self._begin_job(sandbox.job):
                     nursery.start_soon(self._write_job, sandbox.job, rest, name="job")

@@ -160,14 +160,8 @@ class Launcher:
 
     async def _send(self, message: wire.ToLauncher) -> None:
         try:
-            if self._sending.locked():
-                await self._sending.acquire()
-            else:
-                self._sending.acquire_nowait()  # without a turn of the loop
-            try:
+            async with self._sending:
                 await packets.send(self._sock, wire.pack(message))
-            finally:
-                self._sending.release()
         except OSError as error:
             raise LauncherGone from error
 

@@ -39,8 +39,7 @@ class Pipes:
     def finish(self) -> None:
         """Who wrote to them has ended: what they hold is still read, and no more is waited for, whoever else could write."""
         self._is_finished = True
-        if not self._ready.closed:
-            trio.lowlevel.notify_closing(self._ready.fileno())
+        trio.lowlevel.notify_closing(self._ready.fileno())
 
     async def read(self) -> list[tuple[int, bytes]]:
         """What has been written, by descriptor: of each at most 64 KiB, nothing at its end. An empty list when all have ended."""

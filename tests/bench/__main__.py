@@ -17,7 +17,6 @@ from typing import NamedTuple
 
 from tests.appliance import ROOT, Appliance, environment_of, eventually, leave_the_network, running, usable_settings
 from tests.bench import golang
-from tests.bench.caller import Caller
 from tests.golang import compiling
 from tests.systemd.box import booted, service, why_no_box
 
@@ -97,13 +96,18 @@ def first_after_save(appliance: Appliance, language: str) -> Row:
 
 
 def rested(name: str, appliance: Appliance, code: Callable[[], str]) -> Row:
+    connection = appliance.connect()
     times = []
     before = bare(PAUSE_SECONDS)
-    with Caller(appliance) as caller:
-        for _ in range(RESTED):
-            time.sleep(PAUSE_SECONDS)
-            request = caller.request(code(), b"")
-            times.append(timed(lambda request=request: caller.call(request)))  # type: ignore[misc]
+    for _ in range(RESTED):
+        time.sleep(PAUSE_SECONDS)
+        path = f"/action/endpoint/{code()}"
+
+        def call(path: str = path) -> None:
+            connection.request("GET", path)
+            assert connection.getresponse().read() == b""
+
+        times.append(timed(call))
     return row(name, times, 1000 / statistics.mean(times), [*before, *bare(PAUSE_SECONDS)])
 
 
@@ -176,17 +180,19 @@ def row(name: str, times: list[float], a_second: float, bare_times: list[float])
 
 def measured(name: str, appliance: Appliance, code_id: str, body: bytes, *, clients: int, calls: int) -> Row:
     times: list[float] = []
-    failures: list[bytes] = []
+    failures: list[str] = []
 
     def client(count: int) -> None:
-        with Caller(appliance) as caller:
-            request = caller.request(code_id, body)
-            for _ in range(count):
-                started = time.perf_counter()
-                answer = caller.call(request)
-                times.append((time.perf_counter() - started) * 1000)
-                if not answer.startswith(b"HTTP/1.1 200 "):
-                    failures.append(answer)
+        connection = appliance.connect()
+        for _ in range(count):
+            times.append(timed(lambda: call(connection)))
+
+    def call(connection: object) -> None:
+        connection.request("POST", f"/action/endpoint/{code_id}", body)  # type: ignore[attr-defined]
+        answer = connection.getresponse()  # type: ignore[attr-defined]
+        answer.read()
+        if answer.status != 200:
+            failures.append(str(answer.status))
 
     client(WARM_UP)
     times.clear()

@@ -144,7 +144,10 @@ def test_a_server_that_lacks_a_descriptor_for_a_run_refuses_it_and_recovers(tmp_
     ):
         code_id, pid, address = appliance.create(HEALTHY), appliance.process.pid, ("127.0.0.1", appliance.port)
         assert called(connection, code_id) == (200, "still here")
-        for free, reason in ((4, "can't read what it says: Too many open files"), (2, "too many open files")):
+        for free, reason in (
+            (4, "the run could not start: the server could not open its output: Too many open files"),
+            (2, "too many open files"),
+        ):
             while open_files(pid) < 128 - free:
                 others.enter_context(accepted(address, pid))
             status, text = called(connection, code_id)
