@@ -45,21 +45,29 @@ class Found(NamedTuple):
     program: str = ""
 
 
+class Program(NamedTuple):
+    """What comes with a claim, or ahead of it, for a language that is compiled: the descriptor (close-on-exec) of the program, or
+    of the file that a build is to fill, and the limits of the run. The job comes when the run begins: nothing of the author's is
+    to be executed before."""
+
+    descriptor: int
+    limits: Mapping[str, Any]
+
+
 class Place(NamedTuple):
     """What a worker has: the descriptors of the job and of the answers, the size class that it was parked for, and two functions.
 
     `confine` is to be called with the job's limits (keys of the contract's `extra.limits`) before anything of the author's is
     executed; it limits the process that calls it, and does nothing in a scope (`in_scope`), which is limited from outside.
-    `program` waits for the descriptor that comes with the claim, for a language that is compiled, and returns it
-    (close-on-exec); it raises EOFError when the sandbox is retired. `rehearses`: whether there is time for a dry run before the
-    job comes; not where a call waits, or soon will.
+    `program` waits for what was compiled, for a language that is; it raises EOFError when the sandbox is retired.
+    `rehearses`: whether there is time for a dry run before the job comes; not where a call waits, or soon will.
     """
 
     job: int
     answers: int
     room: int
     confine: Confine
-    program: Callable[[], int]
+    program: Callable[[], Program]
     in_scope: bool = False
     rehearses: bool = True
 

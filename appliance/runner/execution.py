@@ -11,7 +11,6 @@ wants the run to end before that (deadline, cancellation, a frame that is none) 
 
 import os
 import signal
-import socket
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from enum import Enum
@@ -115,11 +114,10 @@ class Execution:
         return Memory(self._job.limits.memory_bytes, aborted)
 
     async def _claim(self) -> ClaimedSandbox:
-        limits = self._job.limits
-        backstop_ms = (limits.timeout_s + _BACKSTOP_SECONDS) * 1000
+        backstop_ms = (self._job.limits.timeout_s + _BACKSTOP_SECONDS) * 1000
         with trio.move_on_after(_CLAIM_SECONDS):
             try:
-                return await self._launcher.claim(self._job.run_id, self._job.language, self._job.purpose, limits, backstop_ms)
+                return await self._launcher.claim(self._job, backstop_ms)
             except LauncherGone as gone:  # nothing of the action has run
                 raise ClaimRefused("its launcher went away") from gone
         raise ClaimRefused(f"no sandbox was ready within {_CLAIM_SECONDS} s")
@@ -144,8 +142,6 @@ class Execution:
             sandbox.close()
             raise ClaimRefused(f"the server could not open its output: {error.strerror}") from None
         with open_pipes as pipes:
-            if sandbox.program is not None:
-                self._send_program(sandbox.program)
             async with trio.open_nursery() as nursery:
                 if rest := self._begin_job(sandbox.job):
                     nursery.start_soon(self._write_job, sandbox.job, rest, name="job")
@@ -171,13 +167,6 @@ class Execution:
             raise
         log.error("kill not confirmed", run_id=self._job.run_id, sandbox=sandbox.number, seconds=_CONFIRM_SECONDS)
         return None
-
-    def _send_program(self, fd: int) -> None:
-        """Closed at once: nobody is to listen when the tenant's code begins."""
-        with socket.socket(fileno=fd) as channel:
-            if self._job.program is not None and self._cause is None:
-                with suppress(OSError):  # it has ended already: the launcher says how
-                    socket.send_fds(channel, [b"\0"], [self._job.program])
 
     def _begin_job(self, fd: int) -> memoryview:
         """Writes what the pipe takes at once, which is all of an ordinary job, and returns the rest; without one, closes it."""

@@ -14,7 +14,7 @@ import trio
 from appliance.entities import Language
 from appliance.errors import CannotStart
 from appliance.runner import packets, wire
-from appliance.runner.outcome import Isolation, Limits, Purpose
+from appliance.runner.outcome import Isolation, Job
 
 log = structlog.get_logger()
 
@@ -36,22 +36,18 @@ class ClaimRefused(Exception):
 
 
 class ClaimedSandbox(NamedTuple):
-    """Our ends of its pipes and, where the language is compiled, of the socket for its program; the event of its end.
-
-    `end` is None when the launcher went away with it.
-    """
+    """Our ends of its pipes; the event of its end, which is None when the launcher went away with it."""
 
     number: int
     job: int
     answers: int
     stdout: int
     stderr: int
-    program: int | None
     ending: "Ending"
 
     def close(self) -> None:
         """Before a job was sent this ends it."""
-        packets.close_all([fd for fd in (self.job, self.answers, self.stdout, self.stderr, self.program) if fd is not None])
+        packets.close_all((self.job, self.answers, self.stdout, self.stderr))
 
 
 class Ending:
@@ -102,35 +98,35 @@ class Launcher:
         self._sending = trio.Lock()
         self._gone = False
 
-    async def claim(self, run_id: str, language: Language, purpose: Purpose, limits: Limits, deadline_ms: int) -> ClaimedSandbox:
+    async def claim(self, job: Job, deadline_ms: int) -> ClaimedSandbox:
         """Raises `ClaimRefused`, or `LauncherGone`; a launcher that comes back is waited for. When cancelled, a sandbox that
         comes too late is killed."""
         while True:
             try:
-                return await self._claim(run_id, language, purpose, limits, deadline_ms)
+                return await self._claim(job, deadline_ms)
             except LauncherGone:  # before the job was sent: it can have had no effects
                 if self._path is None:
                     raise
                 await self._back.wait()
 
-    async def _claim(self, run_id: str, language: Language, purpose: Purpose, limits: Limits, deadline_ms: int) -> ClaimedSandbox:
+    async def _claim(self, job: Job, deadline_ms: int) -> ClaimedSandbox:
         if self._gone:
             raise LauncherGone
         ticket = next(self._tickets)
         answer = self._answers[ticket] = _Answer()
         claim = wire.Claim(
             ticket=ticket,
-            language=language,
-            purpose=purpose,
-            run_id=run_id,
-            network=limits.network,
-            memory_bytes=limits.memory_bytes,
-            cpu_percent=limits.cpu_percent,
-            tasks=limits.tasks,
+            language=job.language,
+            purpose=job.purpose,
+            run_id=job.run_id,
+            network=job.limits.network,
+            memory_bytes=job.limits.memory_bytes,
+            cpu_percent=job.limits.cpu_percent,
+            tasks=job.limits.tasks,
             deadline_ms=deadline_ms,
         )
         try:
-            await self._send(claim)
+            await self._send(claim, () if job.program is None else (job.program,))
             await answer.event.wait()
         except BaseException:
             self._answers.pop(ticket, None)
@@ -158,10 +154,10 @@ class Launcher:
         with suppress(LauncherGone):  # and so is the sandbox
             await self._send(wire.Kill(sandbox=sandbox.number))
 
-    async def _send(self, message: wire.ToLauncher) -> None:
+    async def _send(self, message: wire.ToLauncher, fds: Sequence[int] = ()) -> None:
         try:
             async with self._sending:
-                await packets.send(self._sock, wire.pack(message))
+                await packets.send(self._sock, wire.pack(message), fds)
         except OSError as error:
             raise LauncherGone from error
 
@@ -224,8 +220,8 @@ class Launcher:
             self._refuse(message.ticket, "the server has too many open files")
         elif isinstance(message, wire.Claimed) and fds is not None:
             ending = self._endings[message.sandbox] = Ending()
-            job, answers, stdout, stderr, *program = fds
-            sandbox = ClaimedSandbox(message.sandbox, job, answers, stdout, stderr, program[0] if program else None, ending)
+            job, answers, stdout, stderr = fds
+            sandbox = ClaimedSandbox(message.sandbox, job, answers, stdout, stderr, ending)
             answer = self._answers.pop(message.ticket, None)
             if answer is None:
                 sandbox.close()

@@ -25,7 +25,8 @@ MAX_LOG_CONTENT_BYTES = 8000 * 4
 
 
 class Claim(msgspec.Struct, frozen=True, kw_only=True, tag="claim", tag_field="op"):
-    """Server → launcher: a sandbox for this run, with these limits; `deadline_ms` is the guard's own backstop."""
+    """Server → launcher: a sandbox for this run, with these limits; `deadline_ms` is the guard's own backstop. With a descriptor
+    for a compiled language: of the program, or of the file that a build is to fill."""
 
     ticket: int
     language: Language
@@ -56,8 +57,7 @@ class Hello(msgspec.Struct, frozen=True, kw_only=True, tag="hello", tag_field="o
 
 
 class Claimed(msgspec.Struct, frozen=True, kw_only=True, tag="claimed", tag_field="op"):
-    """With four descriptors: job (write), answers, standard output, standard error (read). For a compiled language with a
-    fifth: the socket to send the program through."""
+    """With four descriptors: job (write), answers, standard output, standard error (read)."""
 
     ticket: int
     sandbox: int

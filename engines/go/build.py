@@ -14,7 +14,7 @@ import tarfile
 from pathlib import Path
 from typing import Any
 
-from engines.go.source import FILE, is_plain, line_of_run, package_of, why_no_run
+from engines.go.source import FILE, attached, is_plain, line_of_run, package_of, why_no_run
 from engines.python.frames import Channel, read_frame
 from engines.python.job import Job
 from engines.python.text import cut, encode
@@ -62,7 +62,7 @@ def version_of(goroot: Path) -> str:
 
 def work(place: Place) -> int:
     try:
-        output = place.program()
+        output = place.program().descriptor
     except EOFError:
         return 0
     frame = read_frame(place.job)
@@ -91,6 +91,8 @@ def _build(source: str, output: int, channel: Channel, limits: dict[str, Any]) -
     with open("/tmp/action", "rb") as file:
         while os.sendfile(output, file.fileno(), None, 1 << 24):
             pass
+    with os.fdopen(os.dup(output), "wb") as file:
+        file.write(attached(source))
     channel.send({"type": "done", "dropped": 0})
     return 0
 
@@ -99,7 +101,7 @@ def lay_out(source: str, folder: Path, path: str) -> None:
     """The package of the program, whose import path is `path`, and below it that of the action, if the source is one."""
     folder.mkdir(parents=True, exist_ok=True)
     if is_plain(source):
-        (folder / "main.go").write_text('package main\n\nimport _ "codeactions/quiet"\n')
+        (folder / "main.go").write_text('package main\n\nimport _ "codeactions/plain"\n')
         (folder / FILE).write_text(source, newline="")
         return
     (folder / "main.go").write_text(_MAIN.replace("codeactions/actions", f"{path}/actions"))
@@ -114,7 +116,7 @@ def lay_out(source: str, folder: Path, path: str) -> None:
 
 def _lay_out_module(source: str) -> None:
     lay_out(source, _WORK, "codeactions")
-    for part in ("engine", "quiet"):
+    for part in ("engine", "gate", "plain"):
         shutil.copytree(_OURS / part, _WORK / part)
     (_WORK / "go.mod").write_text(go_mod(Path(_go).parents[1]))
 
@@ -232,7 +234,7 @@ def _warm(packages: list[str], output: int, channel: Channel) -> int:
     _link_cache()
     _lay_out_module("package actions\n\nfunc Run(engine *Engine) {}\n")
     known = [name for name in packages if (Path(_go).parents[1] / "src" / name).is_dir()]
-    done = _toolchain("build", "-trimpath", *known, "./engine", "./quiet")
+    done = _toolchain("build", "-trimpath", *known, "./engine", "./plain")
     if done.returncode != 0:
         return _fail(channel, "error", done.stderr.strip()[:480])
     with os.fdopen(os.dup(output), "wb") as file, tarfile.open(fileobj=file, mode="w") as archive:

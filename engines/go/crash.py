@@ -4,6 +4,7 @@ import contextlib
 import os
 import re
 import signal
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from engines.go.source import FILE
@@ -57,7 +58,7 @@ def signal_of(words: bytes, status: int) -> tuple[int, signal.Signals] | None:
     return None
 
 
-def explain(text: str, source: str, limits: dict[str, Any]) -> Crash | None:
+def explain(text: str, source: str, limits: Mapping[str, Any]) -> Crash | None:
     """`text` is what was written to standard error from the crash on (`start_of`); None when it is no crash of the runtime's."""
     head = _HEAD.search(text)
     if head is None:
@@ -96,7 +97,7 @@ def _line(lines: list[str], number: int) -> str:
     return lines[number - 1].strip() if number <= len(lines) else ""
 
 
-def _kind(text: str, reason: str, limits: dict[str, Any]) -> tuple[str, str]:
+def _kind(text: str, reason: str, limits: Mapping[str, Any]) -> tuple[str, str]:
     no_process = "too_many_processes", f"too many processes or threads: the limit is {limits['tasks']}"
     if text.startswith("panic: ") and _NO_PROCESS.search(reason):
         return no_process

@@ -24,17 +24,17 @@ import select
 import signal
 import struct
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from engines.go.crash import STACK, START, TRACE, Crash, explain, signal_of, start_of
-from engines.go.source import is_plain
+from engines.go.source import is_plain, source_of
 from engines.python.frames import Channel
 from engines.python.text import cut, cut_middle, encode
-from engines.spec import OFTEN, Place
+from engines.spec import OFTEN, Place, Program
 
 _MARK = b"\x00\x1bcodeactions\x1b\x00"
 _PIECE = struct.Struct(">BH")
-_SIZES = struct.Struct(">II")
 _READ_BYTES = 64 << 10
 _KEPT_OF_CRASH = 256 << 10  # bytes: a traceback of many goroutines is cut there
 _END_OF_TRACE = 4 << 10  # bytes, in which some of a traceback's lines are, if it is still one
@@ -43,15 +43,14 @@ _PATIENCE_S = 0.2  # within which the runtime writes its stack below the first o
 _PATIENCE_WITH_STACK_S = 2.0  # within which it has ended then; it counts the frames of an endless recursion, which takes a while
 _LEVELS = {ord("d"): "debug", ord("i"): "info", ord("e"): "error"}
 _ENVIRONMENT = ("PATH", "HOME", "TMPDIR", "LANG", "TZ")
-_SAMPLE = "package actions\n\nfunc Run(engine *Engine) {}\n"
-_SAMPLE_HEADER: dict[str, Any] = {"source_bytes": len(_SAMPLE), "limits": {"memory_bytes": 0, "tasks": 0}}
 _LAST = b'{"dropped":0}'
 _COMPLETED = _MARK + _PIECE.pack(ord("f"), len(_LAST)) + _LAST
 # The runtime maps memory that it doesn't touch, a heap arena's map of 32 MiB for one, and RLIMIT_DATA counts it: a program that
 # does nothing needs 40 MiB by that count, one with net/http 76. GOMEMLIMIT, and a scope, count what is touched.
 _UNTOUCHED_BYTES = 48 << 20
 _MARGIN = 0.85  # of the memory limit is where the collector begins to work hard; the rest is for stacks, files and us
-_NOWHERE = Place(job=-1, answers=-1, room=0, confine=lambda limits: None, program=lambda: -1)
+_NOTHING = Program(-1, {"memory_bytes": 0, "tasks": 0})
+_NOWHERE = Place(job=-1, answers=-1, room=0, confine=lambda limits: None, program=lambda: _NOTHING)
 
 
 def prepare(program: str) -> str:
@@ -61,68 +60,54 @@ def prepare(program: str) -> str:
 
 
 def work(place: Place) -> int:
-    """Executes the program that comes with the claim; returns 0 when it completed, 1 when it failed."""
-    _rehearse(place)
+    """Starts the program, which waits for its job itself; returns 0 when it completed, 1 when it failed."""
+    if place.rehearses:
+        _rehearse(place)
     gc.freeze()
     gc.enable()
     try:
         program = place.program()
     except EOFError:
         return 0
-    sizes = os.read(place.job, _SIZES.size)
-    if len(sizes) < _SIZES.size:
-        return 0
-    header = json.loads(_read(place.job, _SIZES.unpack(sizes)[0]))
-    source = _read(place.job, header["source_bytes"]).decode("utf-8", "replace")
-    place.confine(header["limits"] | {"memory_bytes": header["limits"]["memory_bytes"] + _UNTOUCHED_BYTES})
-    return _Run(place, header, source).execute(program)
+    source = source_of(program.descriptor)
+    place.confine({**program.limits, "memory_bytes": program.limits["memory_bytes"] + _UNTOUCHED_BYTES})
+    run = _Run(place, program.limits, source)
+    run.start(program.descriptor)
+    return run.see_through()
 
 
 def _rehearse(place: Place) -> None:
     """A run of no program, to nowhere: see engines/python/rehearsal.py."""
-    header = json.loads(json.dumps(_SAMPLE_HEADER))
     nowhere = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
     try:
-        _Run(place._replace(job=nowhere, answers=nowhere), header, _SAMPLE).rehearse(nowhere)
+        _Run(place._replace(job=nowhere, answers=nowhere), _NOTHING.limits, "").rehearse(nowhere)
     finally:
         os.close(nowhere)
 
 
-def _read(fd: int, size: int) -> bytes:
-    parts = bytearray()
-    while len(parts) < size:
-        part = os.read(fd, min(size - len(parts), 1 << 20))
-        if not part:
-            raise EOFError("the job was cut off")
-        parts += part
-    return bytes(parts)
-
-
 class _Run:
-    def __init__(self, place: Place, header: dict[str, Any], source: str) -> None:
+    def __init__(self, place: Place, limits: Mapping[str, Any], source: str) -> None:
         self._place = place
-        self._header = header
+        self._limits = limits
         self._source = source
-        self._is_plain = is_plain(source)
         self._channel = Channel(place.answers, 1 << 60)  # the engine in the program has counted, and the server counts again
         self._channel.lock_for_all()
         self._output = _Output(self._channel)
         self._errors = _Errors()
         self._readers: dict[int, _Output | _Errors] = {}  # who takes what is read from which descriptor
+        self._pid = 0
 
-    def execute(self, program: int) -> int:
-        if self._is_plain:
-            self._channel.send({"type": "plain"})
-        pid = self._start(program)
-        self._read_until_the_end(pid)
-        status = 0 if self._output.has_completed else os.waitpid(pid, 0)[1]
+    def see_through(self) -> int:
+        """Until its end. One that ends without a job, because the sandbox is retired, is told of too, and nobody hears that."""
+        self._read_until_the_end()
+        status = 0 if self._output.has_completed else os.waitpid(self._pid, 0)[1]
         self._drain()
         self._output.end()
         return self._conclude(status)
 
     def rehearse(self, nothing: int) -> None:
         with contextlib.suppress(PermissionError):
-            self._start(nothing)
+            self.start(nothing)
         self._output.take(_COMPLETED)
         self._drain()
         self._output.end()
@@ -130,38 +115,39 @@ class _Run:
         for fd in self._readers:
             os.close(fd)
 
-    def _start(self, program: int) -> int:
-        """Returns the process's pid."""
+    def start(self, program: int) -> None:
+        """Nothing of the author's is executed before the program has read its job."""
         error_in, error_out = os.pipe2(os.O_CLOEXEC)
         self._readers[error_in] = self._errors
         actions: list[tuple[int, ...]] = [(os.POSIX_SPAWN_DUP2, error_out, 2)]
-        given = [error_out]
-        if self._is_plain:
-            actions += [(os.POSIX_SPAWN_CLOSE, program)]
+        given = [error_out, *self._high(self._place.job, self._place.answers)]
+        if is_plain(self._source):
+            self._channel.send({"type": "plain"})
+            actions += [(os.POSIX_SPAWN_DUP2, given[1], 3)]
         else:
             output_in, output_out = os.pipe2(os.O_CLOEXEC)
             self._readers[output_in] = self._output
-            header = os.memfd_create("header", os.MFD_CLOEXEC)
-            os.write(header, json.dumps(self._header).encode())
-            os.lseek(header, 0, os.SEEK_SET)
-            high = [os.dup2(fd, 200 + index) for index, fd in enumerate((self._place.job, self._place.answers, header))]
-            given += [output_out, header, *high]
+            given.append(output_out)
             actions += [(os.POSIX_SPAWN_DUP2, output_out, 1)]
-            actions += [(os.POSIX_SPAWN_DUP2, fd, 3 + index) for index, fd in enumerate(high)]
-            actions += [(os.POSIX_SPAWN_CLOSE, fd) for fd in high]
+            actions += [(os.POSIX_SPAWN_DUP2, fd, 3 + index) for index, fd in enumerate(given[1:3])]
         binary = os.dup2(program, 210, inheritable=False)  # it is closed when it is executed
         environment = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
-        environment["GOMEMLIMIT"] = str(int(self._header["limits"]["memory_bytes"] * _MARGIN))
+        environment |= {"GOMEMLIMIT": str(int(self._limits["memory_bytes"] * _MARGIN)), "CODEACTIONS_JOB": "3"}
         path, defaults = f"/proc/self/fd/{binary}", (signal.SIGPIPE, signal.SIGINT)
         try:
-            return os.posix_spawn(path, ["action"], environment, file_actions=actions, setsigdef=defaults)
+            self._pid = os.posix_spawn(path, ["action"], environment, file_actions=actions, setsigdef=defaults)
         finally:
             for fd in (*given, binary):
                 os.close(fd)
 
-    def _read_until_the_end(self, pid: int) -> None:
+    @staticmethod
+    def _high(*fds: int) -> list[int]:
+        """Copies, out of the way of the places that they go to, which are closed when a program is executed."""
+        return [os.dup2(fd, 200 + index, inheritable=False) for index, fd in enumerate(fds)]
+
+    def _read_until_the_end(self) -> None:
         """Until the program has ended, or has nothing left to do but that: others that it started may hold its output open."""
-        ended = os.pidfd_open(pid)
+        ended = os.pidfd_open(self._pid)
         poll = select.poll()
         for fd in (ended, *self._readers):
             poll.register(fd, select.POLLIN)
@@ -213,7 +199,7 @@ class _Run:
             self._errors.pass_on()
             return None
         self._errors.pass_on(start)
-        return explain(words[start:].decode("utf-8", "replace"), self._source, self._header["limits"])
+        return explain(words[start:].decode("utf-8", "replace"), self._source, self._limits)
 
     def _fail(self, kind: str, message: str) -> int:
         self._channel.send({"type": "failed", "kind": kind, "message": message, "dropped": self._output.dropped})

@@ -1,6 +1,8 @@
 """The author's file as the build and the run see it."""
 
+import os
 import re
+import struct
 
 FILE = "action.go"  # its name in compile errors and stack traces
 
@@ -9,6 +11,24 @@ _PACKAGE = re.compile(rf"\ufeff?{_BEFORE_PACKAGE}package\s+(\w+)", re.DOTALL)
 _RUN = re.compile(r"^(?:func|var|const|type)\s+Run\b", re.MULTILINE)
 _CGO = re.compile(r"""^[\s(]*(?:import[\s(]+)?(?:[\w.]+\s+)?["`]C["`]""", re.MULTILINE)
 _CONSTRAINT = re.compile(r"^//(?:go:build|\s*\+build)\b.*$", re.MULTILINE)
+
+_TRAILER = struct.Struct(">Q16s")  # bytes of the source before it, and a word
+_WORD = b"codeactions src\0"
+
+
+def attached(source: str) -> bytes:
+    """What is put behind the program that was compiled of it, where the kernel takes no notice of it."""
+    content = source.encode("utf-8", "surrogatepass")
+    return content + _TRAILER.pack(len(content), _WORD)
+
+
+def source_of(program: int) -> str:
+    """The source that a program was compiled of. Raises ValueError for another file."""
+    end = os.fstat(program).st_size - _TRAILER.size
+    size, word = _TRAILER.unpack(os.pread(program, _TRAILER.size, end)) if end >= 0 else (0, b"")
+    if word != _WORD:
+        raise ValueError("this program has no source behind it")
+    return os.pread(program, size, end - size).decode("utf-8", "replace")
 
 
 def package_of(source: str) -> str:

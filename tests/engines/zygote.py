@@ -16,7 +16,7 @@ import traceback
 from types import ModuleType
 from typing import Any
 
-from engines.spec import Place
+from engines.spec import Place, Program
 
 HANG_SECONDS = 20.0  # less than the test waits: one that hangs fails alone
 
@@ -75,5 +75,5 @@ def apply(request: dict[str, Any]) -> None:
         resource.setrlimit(resource.RLIMIT_NPROC, (request["tasks"],) * 2)
 
 
-def _no_program() -> int:
+def _no_program() -> Program:
     raise AssertionError("it isn't compiled")

@@ -36,11 +36,12 @@ from appliance.runner.launch.network.router import Network
 from appliance.runner.launch.owners import own_mark
 from appliance.runner.launch.parking import Garage, Kind, Parking, Unavailable
 from appliance.runner.launch.processors import Processors
+from appliance.runner.launch.programs import Program
 from appliance.runner.launch.sandboxes import Sandbox
 from appliance.runner.launch.scopes import YOUNG_SECONDS, ScopeFailed, Scopes, open_scopes
 from appliance.runner.launch.slots import Slots, free_range
 from appliance.runner.launch.sweep import Sweep
-from appliance.runner.outcome import CGROUP_V2, NETWORK_FILTER, SCOPE
+from appliance.runner.outcome import CGROUP_V2, NETWORK_FILTER, SCOPE, Purpose
 from appliance.runner.sandbox import syscalls, walls
 from engines.table import spec_of
 
@@ -119,11 +120,12 @@ async def _serve(options: LaunchOptions) -> None:
         stack.callback(buses.cancel_scope.cancel)
         nursery = await stack.enter_async_context(trio.open_nursery())
         scopes, why_no_scopes = await _scopes(buses, options)
-        garage = Garage(nursery, slots, scopes, network.nameserver if network else None)
+        processors = Processors(os.sched_getaffinity(0))
+        garage = Garage(nursery, slots, scopes, network.nameserver if network else None, processors)
         languages = Languages(
             garage, options.programs, options.keep, options.limits.memory_bytes, options.network, options.toolchain_cache
         )
-        connection = _Connection(server, nursery, languages, options.bounds)
+        connection = _Connection(server, nursery, languages, processors, options.bounds)
         sweep = Sweep(own_mark(), slots, scopes, connection.swept)
         await sweep.at_start()
         await languages.start()
@@ -176,50 +178,84 @@ def _hello(
 class _Connection:
     """The one server's connection, and its sandboxes."""
 
-    def __init__(self, server: trio.socket.SocketType, nursery: trio.Nursery, languages: Languages, bounds: Bounds) -> None:
+    def __init__(
+        self,
+        server: trio.socket.SocketType,
+        nursery: trio.Nursery,
+        languages: Languages,
+        processors: Processors,
+        bounds: Bounds,
+    ) -> None:
         self._server = server
         self._bounds = bounds
         self._nursery = nursery
         self._languages = languages
         self._claimed: dict[int, Sandbox] = {}
-        self._processors = Processors(os.sched_getaffinity(0))
+        self._processors = processors
         self._sending = trio.Lock()
 
     async def serve(self) -> None:
         """Until the server goes, or sends what is no message."""
         while True:
             try:
-                packet = await packets.receive(self._server, wire.PACKET_BYTES)
-                if not packet.data:
-                    return
-                message = wire.to_launcher(packet.data)
+                message, fds = await self._receive()
             except (OSError, packets.BadPacket, msgspec.MsgspecError) as error:
                 log.error("the server's message can't be read", reason=str(error))
                 return
-            packets.close_all(packet.fds)
+            if message is None:
+                return
             if isinstance(message, wire.Claim):
-                self._nursery.start_soon(self._claim, message, name=f"claim {message.run_id}")
+                self._nursery.start_soon(self._claim, message, fds, name=f"claim {message.run_id}")
             else:
+                packets.close_all(fds)
                 self._kill(message.sandbox)
+
+    async def _receive(self) -> tuple[wire.ToLauncher | None, Sequence[int]]:
+        """No message: the server has gone. A claim whose program was lost is refused here, and the next message is waited for."""
+        while True:
+            try:
+                packet = await packets.receive(self._server, wire.PACKET_BYTES)
+            except packets.DescriptorsLost as lost:
+                message = wire.to_launcher(lost.data)
+                if not isinstance(message, wire.Claim):
+                    return message, ()
+                log.warning("a claim's program was lost", run_id=message.run_id, reason="too many open files")
+                await self.send(wire.Refused(ticket=message.ticket, reason="the launcher has too many open files"))
+                continue
+            return (wire.to_launcher(packet.data) if packet.data else None), packet.fds
 
     def _kill(self, number: int) -> None:
         if (sandbox := self._claimed.get(number)) is not None:
             sandbox.kill()
 
-    async def _claim(self, claim: wire.Claim) -> None:
+    async def _claim(self, claim: wire.Claim, fds: Sequence[int]) -> None:
+        try:
+            refusal = await self._serve_claim(claim, fds)
+        finally:
+            packets.close_all(fds)
+        if refusal:
+            await self.send(wire.Refused(ticket=claim.ticket, reason=refusal))
+
+    async def _serve_claim(self, claim: wire.Claim, fds: Sequence[int]) -> str:
+        """Until its run is over. Returns why there was none, "" if there was."""
         if refusal := self._bounds.refusal(claim):
             log.warning("a claim beyond the launcher's bounds", run_id=claim.run_id, reason=refusal)
-            await self.send(wire.Refused(ticket=claim.ticket, reason=refusal))
-            return
+            return refusal
         parking = self._languages.parking(claim.language, claim.purpose)
         if parking is None:
-            await self.send(wire.Refused(ticket=claim.ticket, reason=f"this host can't run {claim.language}"))
-            return
+            return f"this host can't run {claim.language}"
+        program = Program(fds[0], claim.memory_bytes, claim.cpu_percent, claim.tasks) if fds else None
+        kind = Kind(claim.network, spec_of(claim.language).room(claim.memory_bytes))
         try:
-            sandbox = await self._take(parking, claim)
+            sandbox = await self._take(parking, kind, program, claim)
         except Unavailable as error:
-            await self.send(wire.Refused(ticket=claim.ticket, reason=str(error)))
-            return
+            return str(error)
+        await self._run(sandbox, claim, program)
+        if program is not None and claim.purpose is Purpose.RUN:
+            parking.start_next(kind, program)
+        return ""
+
+    async def _run(self, sandbox: Sandbox, claim: wire.Claim, program: Program | None) -> None:
         self._claimed[sandbox.number] = sandbox
         sandbox.told = trio.Event()
         log.debug("sandbox claimed", sandbox=sandbox.number, run_id=claim.run_id)
@@ -227,9 +263,11 @@ class _Connection:
         sandbox.use(chosen)
         with suppress(OSError):  # it has ended already: the server hears of that like of any other end
             await sandbox.keep_time(claim.deadline_ms)
-        fds = sandbox.hand_on()
-        await self.send(wire.Claimed(ticket=claim.ticket, sandbox=sandbox.number), tuple(fds))
-        packets.close_all(fds)
+        if program is not None:
+            sandbox.give(program.descriptor, program.memory_bytes, program.tasks)
+        near = sandbox.hand_on()
+        await self.send(wire.Claimed(ticket=claim.ticket, sandbox=sandbox.number), tuple(near))
+        packets.close_all(near)
         await self._reported(sandbox)
         self._processors.release(chosen)
         del self._claimed[sandbox.number]
@@ -244,12 +282,11 @@ class _Connection:
             sandbox.scope.grow_up()
         await sandbox.reported.wait()
 
-    async def _take(self, parking: Parking, claim: wire.Claim) -> Sandbox:
+    async def _take(self, parking: Parking, kind: Kind, program: Program | None, claim: wire.Claim) -> Sandbox:
         """A sandbox whose limits are this run's, by the kernel's word. Raises `Unavailable`."""
         refusals: list[str] = []
-        room = spec_of(claim.language).room(claim.memory_bytes)
         for _ in range(_MOST_TAKEN):
-            sandbox = await parking.take(Kind(claim.network, room))
+            sandbox = await parking.take(kind, program)
             try:
                 if sandbox.scope is not None:
                     await sandbox.scope.claim(claim.memory_bytes, claim.cpu_percent, claim.tasks, claim.run_id)

@@ -9,6 +9,8 @@ import trio
 
 from appliance.entities import Network
 from appliance.runner.launch import sandboxes, zygotes
+from appliance.runner.launch.processors import Processors
+from appliance.runner.launch.programs import Program, Programs
 from appliance.runner.launch.sandboxes import Sandbox
 from appliance.runner.launch.scopes import Scopes
 from appliance.runner.launch.slots import Slots
@@ -38,19 +40,21 @@ class Unavailable(Exception):
 
 
 class Garage(NamedTuple):
-    """What all parkings of a launcher share: who tends their sandboxes, where uids and scopes come from, and the name server."""
+    """What all parkings of a launcher share: who tends their sandboxes, where uids and scopes come from, the name server, and the
+    processors."""
 
     nursery: trio.Nursery
     slots: Slots | None
     scopes: Scopes | None
     nameserver: str | None
+    processors: Processors
 
 
 class Parking:
     """Keeps `keep` sandboxes of one stage of a language parked, of the default kind; makes others when they are asked for."""
 
     def __init__(self, garage: Garage, stage: Stage, found: Found, *, keep: int, default: Kind, for_program: bool) -> None:
-        self._nursery, self._slots, self._scopes, self._nameserver = garage
+        self._nursery, self._slots, self._scopes, self._nameserver, processors = garage
         self._stage = stage
         self._found = found
         self._keep = keep
@@ -63,6 +67,7 @@ class Parking:
         self._making = 0
         self._changed = trio.Event()  # of zygotes, or of what keeps us from having one
         self._is_hopeless = False
+        self._programs = Programs(keep, self._pop, processors)
         self.trouble = "it has not started yet"
         self.lacking: tuple[str, ...] = ()  # what this host has not, by name
 
@@ -70,15 +75,13 @@ class Parking:
     def version(self) -> str | None:
         return self._zygote.version if self._zygote else None
 
-    async def take(self, kind: Kind) -> Sandbox:
-        """A sandbox that is alive and parked. Raises `Unavailable`."""
+    async def take(self, kind: Kind, program: Program | None = None) -> Sandbox:
+        """A sandbox that is alive and parked; with the program in it, or yet to be given it. Raises `Unavailable`."""
         self._claims.append(trio.current_time())
-        while kind == self._default and self._parked:
-            sandbox = self._parked.popleft()
-            self._taken.set()
-            self._taken = trio.Event()
-            if sandbox.is_alive():
-                return sandbox
+        if kind == self._default and program is not None and (sandbox := self._programs.take(program)) is not None:
+            return sandbox
+        if kind == self._default and (sandbox := self._pop()) is not None:
+            return sandbox
         for _ in range(_TRIES - 1):
             zygote, changed = self._zygote, self._changed
             try:
@@ -94,6 +97,20 @@ class Parking:
             return await self._make(kind, rehearses=False)
         except (sandboxes.SetupFailed, zygotes.ZygoteFailed) as error:
             raise Unavailable(str(error)) from error
+
+    def _pop(self) -> Sandbox | None:
+        while self._parked:
+            sandbox = self._parked.popleft()
+            self._taken.set()
+            self._taken = trio.Event()
+            if sandbox.is_alive():
+                return sandbox
+        return None
+
+    def start_next(self, kind: Kind, program: Program) -> None:
+        """After a run of a compiled program: the next one is started if it seems to come."""
+        if kind == self._default:
+            self._programs.start_next(program)
 
     async def _make(self, kind: Kind, *, rehearses: bool) -> Sandbox:
         shape = sandboxes.Shape(kind.room, kind.network is Network.INTERNET, self._for_program, rehearses)
@@ -217,6 +234,7 @@ class Parking:
         now = trio.current_time()
         while self._parked and self._is_old(self._parked[0], now):
             self._parked.popleft().kill()
+        self._programs.retire(lambda sandbox: self._is_old(sandbox, now))
 
     def _is_old(self, sandbox: Sandbox, now: float) -> bool:
         return not sandbox.is_alive() or sandbox.zygote is not self._zygote or now - sandbox.made_at > RETIRE_SECONDS

@@ -15,6 +15,12 @@ class Processors:
     def __init__(self, usable: Iterable[int]) -> None:
         self._runs = dict.fromkeys(sorted(usable), 0)  # by processor, in the order in which they are given
 
+    def any(self, cpu_percent: int) -> frozenset[int]:
+        """As many as `assign` would give, for something that takes no time; empty when it may use all of them."""
+        chosen = self.assign(cpu_percent)
+        self.release(chosen)
+        return chosen
+
     def assign(self, cpu_percent: int) -> frozenset[int]:
         """To be given back by `release`; empty when the run may use all of them."""
         wanted = -(-cpu_percent // 100)
@@ -30,21 +36,21 @@ class Processors:
             self._runs[number] -= 1
 
 
-def confine(worker: int, chosen: frozenset[int]) -> None:
+def confine(process: int, chosen: frozenset[int]) -> None:
     """The process and its threads; what these start inherits it. No protection, but a measure for those who ask: nothing happens
     where it has ended.
     """
     with suppress(OSError):
-        os.sched_setaffinity(worker, chosen)  # its main thread first: those that it starts meanwhile are right already
-        for thread in os.listdir(f"/proc/{worker}/task"):
-            if thread != str(worker):
+        os.sched_setaffinity(process, chosen)  # its main thread first: those that it starts meanwhile are right already
+        for thread in os.listdir(f"/proc/{process}/task"):
+            if thread != str(process):
                 os.sched_setaffinity(int(thread), chosen)
 
 
-def worker_of(guard: int) -> int | None:
-    """The worker of a parked sandbox, its guard's first child; None where the kernel doesn't tell (CONFIG_PROC_CHILDREN), or it
-    has ended."""
+def child_of(process: int) -> int | None:
+    """The first one: a guard's worker, a worker's program; None where there is none, or the kernel doesn't tell
+    (CONFIG_PROC_CHILDREN)."""
     with suppress(OSError):
-        for child in kernelfiles.read(f"/proc/{guard}/task/{guard}/children").split():
+        for child in kernelfiles.read(f"/proc/{process}/task/{process}/children").split():
             return int(child)
     return None

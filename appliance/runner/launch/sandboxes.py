@@ -4,6 +4,7 @@ import itertools
 import os
 import select
 import socket
+from collections.abc import Iterator
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -24,6 +25,7 @@ _numbers = itertools.count(1)
 _PF_EXITING = 0x4  # of the flags in proc_pid_stat(5)
 _TELL_SECONDS = 0.05  # to say how a run has ended takes a tenth of a millisecond
 _ANSWER_SECONDS = 0.004  # the server's part of it: the record, the answer
+_PIPES = 4
 _EMPTY_SECONDS = 10  # a killed namespace is empty in milliseconds; longer means a process stuck in the kernel
 
 
@@ -32,14 +34,15 @@ class SetupFailed(Exception):
 
 
 class Sandbox:
-    """`near` are our ends of job, answers, standard output and standard error, and for a compiled language of the socket for its
-    program, until they are handed on or closed."""
+    """`near` are our ends of job, answers, standard output and standard error, until they are handed on or closed;
+    `for_program` that of the socket for a compiled language's program, until it has come."""
 
     def __init__(
         self, zygote: Zygote, forked: Forked, slot: Slot | None, near: list[int], status: trio.socket.SocketType
     ) -> None:
         self.number = next(_numbers)
-        self.near = near
+        self.near, for_program = near[:_PIPES], near[_PIPES:]
+        self._for_program = socket.socket(fileno=for_program[0]) if for_program else None
         self.made_at = trio.current_time()
         self.ended = trio.Event()
         self.reported = trio.Event()  # the worker's end is known, or everything has ended without it
@@ -53,6 +56,7 @@ class Sandbox:
         self._pid_inside = forked.pid_inside
         self._pidfd = forked.pidfd
         self._worker: int | None = None
+        self._has_program = False
         self._slot = slot
         self._status = status
         self._is_over = False
@@ -78,19 +82,37 @@ class Sandbox:
 
     def use(self, chosen: frozenset[int]) -> None:
         """Its worker runs on these processors from now on; on any when there are none."""
-        if chosen and self._worker is not None:
-            processors.confine(self._worker, chosen)
+        if chosen:
+            for process in self._processes():
+                processors.confine(process, chosen)
+
+    def give(self, program: int, memory_bytes: int, tasks: int) -> None:
+        """What it is to start, if it has none yet; then the channel is closed at both ends. Nobody waits for it: a job that comes
+        before the program has been started waits in its pipe."""
+        if self._for_program is not None:
+            with self._for_program, suppress(OSError):  # it has ended already: how, is told like any other end
+                socket.send_fds(self._for_program, [records.pack_limits(memory_bytes, tasks)], [program])
+            self._for_program = None
+            self._has_program = True
 
     async def keep_time(self, deadline_ms: int) -> None:
         """To be called before the worker can be given its job: what it has spent by now isn't the run's."""
         await self._status.send(records.pack(records.TIME, deadline_ms, records.pack_cost(self._spent_parked())))
 
     def _spent_parked(self) -> records.Cost:
-        """By the worker. Its clock needs no privilege, and costs a microsecond."""
-        if self._worker is not None:
-            with suppress(OSError):  # it has ended
-                return records.Cost(round(cpu_seconds(self._worker) * 1e6))
+        """By the worker, and the program. Their clocks need no privilege, and cost a microsecond."""
+        if self._worker is None:
+            return records.Cost(None)
+        with suppress(OSError):  # it has ended
+            return records.Cost(round(sum(map(cpu_seconds, self._processes())) * 1e6))
         return records.Cost(None)
+
+    def _processes(self) -> Iterator[int]:
+        """The worker, and the program if it has been started ahead."""
+        if self._worker is not None:
+            yield self._worker
+            if self._has_program and (program := processors.child_of(self._worker)) is not None:
+                yield program
 
     async def say_go(self, *, rehearses: bool) -> records.Record | None:
         """The guard's answer; None when it has ended already."""
@@ -99,7 +121,7 @@ class Sandbox:
             record = records.unpack(await self._status.recv(records.SIZE))
         except OSError:
             return None
-        self._worker = processors.worker_of(self._pid)
+        self._worker = processors.child_of(self._pid)
         return record
 
     async def tend(self, slots: Slots) -> None:
@@ -147,6 +169,8 @@ class Sandbox:
 
     def close_near(self) -> None:
         close_all(self.hand_on())
+        if self._for_program is not None:
+            self._for_program.close()
 
 
 def _is_exiting(pid: int) -> bool:

@@ -27,7 +27,7 @@ from typing import NoReturn
 from appliance.runner.sandbox import records, syscalls
 from appliance.runner.sandbox.plans import ANSWERS, JOB, NOBODY_INSIDE, PROGRAM, STATUS, WORKER, Plan
 from appliance.runner.sandbox.steps import StepFailed, take
-from engines.spec import Confine, Place, leave
+from engines.spec import Confine, Place, Program, leave
 
 _GO = records.pack(records.GO)
 _GO_AT_ONCE = records.pack(records.GO, 1)
@@ -104,13 +104,13 @@ def _run_worker(plan: Plan, *, rehearses: bool) -> NoReturn:
         os._exit(1)
 
 
-def _receive_program() -> int:
-    """From the server, which has compiled it; then that channel is closed, since descriptors could be sent through it."""
+def _receive_program() -> Program:
+    """From the launcher. Then that channel is closed: descriptors could be sent through it."""
     with socket.socket(fileno=PROGRAM) as channel:
-        _, fds, _, _ = socket.recv_fds(channel, 1, 1, socket.MSG_CMSG_CLOEXEC)
+        limits, fds, _, _ = socket.recv_fds(channel, records.LIMITS_BYTES, 1, socket.MSG_CMSG_CLOEXEC)
     if not fds:
         raise EOFError("the sandbox is retired")
-    return fds[0]
+    return Program(fds[0], records.unpack_limits(limits))
 
 
 def confine_descendants() -> None:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 SIZE = 32
 _RECORD = struct.Struct("!4si24s")
 _COST = struct.Struct("!q")
+_LIMITS = struct.Struct("!QQ")
 _UNTOLD = -1  # not 0: a worker that was claimed before its processor took it up has spent nothing so far
 
 GO = b"GO  "  # launcher → guard: the sandbox is where it belongs; take up the tenant's identity; 1: without a rehearsal
@@ -16,6 +17,8 @@ TIME = b"TIME"  # launcher → guard: milliseconds until it ends everything itse
 PARKED = b"PARK"  # guard → launcher: the worker waits for its job
 FAILED = b"FAIL"  # guard → launcher: the errno, and the step that failed
 EXIT = b"EXIT"  # guard → launcher: the worker's wait status, and its CPU time
+
+LIMITS_BYTES = _LIMITS.size  # of the packet that a compiled language's program comes with: the limits of its run
 
 
 class Record(NamedTuple):
@@ -49,3 +52,13 @@ def pack_cost(cost: Cost) -> bytes:
 def unpack_cost(payload: bytes) -> Cost:
     [cpu_us] = _COST.unpack_from(payload)
     return Cost(None if cpu_us == _UNTOLD else cpu_us)
+
+
+def pack_limits(memory_bytes: int, tasks: int) -> bytes:
+    return _LIMITS.pack(memory_bytes, tasks)
+
+
+def unpack_limits(packet: bytes) -> dict[str, int]:
+    """By their names in a job."""
+    memory_bytes, tasks = _LIMITS.unpack(packet)
+    return {"memory_bytes": memory_bytes, "tasks": tasks}

@@ -12,6 +12,8 @@ import (
 	"sync"
 	"syscall"
 	"unicode/utf8"
+
+	"codeactions/gate"
 )
 
 const (
@@ -112,13 +114,21 @@ func fail(kind, message, entry string) {
 }
 
 func endWith(status int, last map[string]any) {
-	text, err := json.Marshal(last)
+	channel.Lock()
+	stdout.Write(piece('f', wordOf(last)))
+	if status == 0 {
+		// run.py ends the run without waiting for us: it comes to that before we have given all our memory back.
+		syscall.Kill(os.Getpid(), syscall.SIGSTOP)
+	}
+	os.Exit(status)
+}
+
+func wordOf(fields map[string]any) []byte {
+	text, err := json.Marshal(fields)
 	if err != nil {
 		panic(err)
 	}
-	channel.Lock()
-	stdout.Write(piece('f', text))
-	os.Exit(status)
+	return text
 }
 
 func oneLine(text string) string {
@@ -148,20 +158,13 @@ var sending sync.Mutex
 
 // send writes a frame, under the lock that run.py takes too.
 func send(header map[string]any, blob []byte) {
-	text, err := json.Marshal(header)
-	if err != nil {
-		panic(err)
-	}
-	frame := make([]byte, 8, 8+len(text)+len(blob))
-	binary.BigEndian.PutUint32(frame, uint32(len(text)))
-	binary.BigEndian.PutUint32(frame[4:], uint32(len(blob)))
-	frame = append(append(frame, text...), blob...)
+	frame := frameOf(header, blob)
 	sending.Lock()
 	defer sending.Unlock()
 	lock(syscall.F_WRLCK)
 	defer lock(syscall.F_UNLCK)
 	for len(frame) > 0 {
-		written, err := syscall.Write(answerFile, frame)
+		written, err := syscall.Write(gate.AnswerFile, frame)
 		if err == syscall.EINTR {
 			continue
 		}
@@ -172,14 +175,22 @@ func send(header map[string]any, blob []byte) {
 	}
 }
 
+func frameOf(header map[string]any, blob []byte) []byte {
+	text := wordOf(header)
+	frame := make([]byte, 8, 8+len(text)+len(blob))
+	binary.BigEndian.PutUint32(frame, uint32(len(text)))
+	binary.BigEndian.PutUint32(frame[4:], uint32(len(blob)))
+	return append(append(frame, text...), blob...)
+}
+
 func lock(kind int16) {
 	whole := syscall.Flock_t{Type: kind}
-	for syscall.FcntlFlock(answerFile, syscall.F_SETLKW, &whole) == syscall.EINTR {
+	for syscall.FcntlFlock(gate.AnswerFile, syscall.F_SETLKW, &whole) == syscall.EINTR {
 	}
 }
 
 func init() {
-	for _, fd := range []int{jobFile, answerFile, headerFile} {
+	for _, fd := range []int{gate.JobFile, gate.AnswerFile} {
 		syscall.CloseOnExec(fd)
 	}
 }

@@ -1,0 +1,150 @@
+"""A compiled program that was called lately is started before its next call, and executes nothing of its author's before that."""
+
+import os
+import resource
+import signal
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.appliance import Appliance, cmdline, descendants, eventually, status_of
+from tests.golang import compiling
+
+# The engine's clock is the machine's: CLOCK_MONOTONIC, as time.monotonic() has it.
+SOURCE = """package actions
+
+import (
+	"fmt"
+	"os"
+	"runtime"
+	"runtime/debug"
+	"strings"
+	"syscall"
+	"unsafe"
+)
+
+var begun = clock()
+
+func clock() int64 {
+	var now syscall.Timespec
+	syscall.Syscall(syscall.SYS_CLOCK_GETTIME, 1, uintptr(unsafe.Pointer(&now)), 0)
+	return now.Nano()
+}
+
+func Run(engine *Engine) {
+	stat, _ := os.ReadFile("/proc/self/stat")
+	fields := strings.Fields(string(stat[strings.LastIndexByte(string(stat), ')')+2:]))
+	engine.Result.Set(map[string]any{
+		"begun": begun, "process": fields[19], "memory": debug.SetMemoryLimit(-1), "processors": runtime.NumCPU(),
+		"environment": strings.Join(os.Environ(), " "), "text": engine.Body + fmt.Sprint(engine.Params.Items()),
+	}, ContentType("json"))
+}
+"""
+PLAIN = """package main
+
+import (
+	"fmt"
+	"syscall"
+	"unsafe"
+)
+
+var begun = clock()
+
+func clock() int64 {
+	var now syscall.Timespec
+	syscall.Syscall(syscall.SYS_CLOCK_GETTIME, 1, uintptr(unsafe.Pointer(&now)), 0)
+	return now.Nano()
+}
+
+func main() {
+	fmt.Print(begun)
+}
+"""
+TICKS = os.sysconf("SC_CLK_TCK")
+
+
+@pytest.fixture(scope="module")
+def appliance() -> Iterator[Appliance]:
+    with tempfile.TemporaryDirectory() as folder, compiling(Path(folder) / "state") as made:
+        yield made
+
+
+def programs(appliance: Appliance) -> list[int]:
+    """The processes of compiled programs that live now."""
+    return [pid for pid in descendants(appliance.launcher) if cmdline(pid) == b"action\0"]
+
+
+def called_until_started(appliance: Appliance, code_id: str) -> list[int]:
+    for _ in range(2):
+        assert appliance.call(code_id).status == 200
+    return eventually(lambda: [pid for pid in programs(appliance) if is_waiting(pid)])
+
+
+def is_waiting(pid: int) -> bool:
+    return status_of(pid)["State"].startswith("S")
+
+
+def test_it_waits_and_nothing_of_the_authors_runs_before_the_call(appliance: Appliance) -> None:
+    code_id = appliance.create(SOURCE, language="go")
+    called_until_started(appliance, code_id)
+    called_at = time.monotonic()
+    answer = appliance.call(code_id, b"body", text="query").json()
+    assert answer["begun"] > called_at * 1e9
+    assert float(answer["process"]) / TICKS < called_at + 1 / TICKS
+    assert answer["text"] == "bodymap[text:query]"
+    assert "CODEACTIONS" not in answer["environment"]
+    assert "GOMEMLIMIT" not in answer["environment"]
+
+
+def test_a_plain_program_waits_too(appliance: Appliance) -> None:
+    code_id = appliance.create(PLAIN, language="go")
+    called_until_started(appliance, code_id)
+    called_at = time.monotonic()
+    assert int(appliance.call(code_id).body) > called_at * 1e9
+
+
+def test_other_limits_are_another_programs(appliance: Appliance) -> None:
+    code_id = appliance.create(SOURCE, language="go", memory="128M", cpu="100%")
+    called_until_started(appliance, code_id)
+    assert appliance.call(code_id).json()["memory"] == int((128 << 20) * 0.85)
+    assert appliance.call(code_id).json()["processors"] == 1
+    eventually(lambda: programs(appliance))
+    appliance.manage("PATCH", f"/code/{code_id}?memory=64M&cpu=200%25")
+    assert appliance.call(code_id).json()["memory"] == int((64 << 20) * 0.85)
+    assert appliance.call(code_id).json()["processors"] == len(os.sched_getaffinity(0))
+
+
+def test_one_that_has_ended_while_it_waited_is_nobodys(appliance: Appliance) -> None:
+    code_id = appliance.create(SOURCE, language="go")
+    waiting = called_until_started(appliance, code_id)
+    for pid in waiting:
+        os.kill(pid, signal.SIGKILL)
+    eventually(lambda: not set(waiting) & set(descendants(appliance.launcher)))
+    assert appliance.call(code_id).status == 200
+
+
+def test_a_launcher_that_can_open_no_program_refuses_that_run_and_lives_on(appliance: Appliance) -> None:
+    code_id = appliance.create(SOURCE, language="go")
+    assert appliance.call(code_id).status == 200
+    launcher = appliance.launcher
+    limits = resource.prlimit(launcher, resource.RLIMIT_NOFILE)
+    resource.prlimit(launcher, resource.RLIMIT_NOFILE, (8, limits[1]))  # it has far more open
+    try:
+        answer = appliance.call(code_id)
+    finally:
+        resource.prlimit(launcher, resource.RLIMIT_NOFILE, limits)
+    assert (answer.status, answer.json()["message"]) == (503, "the run could not start: the launcher has too many open files")
+    assert appliance.call(code_id).status == 200
+    assert appliance.launcher == launcher
+
+
+def test_one_call_alone_starts_nothing(appliance: Appliance) -> None:
+    first, second = appliance.create(SOURCE, language="go"), appliance.create(SOURCE + "\n// another\n", language="go")
+    called_until_started(appliance, first)
+    before = len(programs(appliance))
+    assert appliance.call(second).status == 200
+    called_until_started(appliance, first)
+    assert len(programs(appliance)) <= max(before, 2)
