@@ -6,7 +6,6 @@ import os
 import re
 import signal
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, NamedTuple, NoReturn
 
 TOOLCHAIN_CACHE = "/opt/cache"  # where a build finds, read-only, what `warming` has made
@@ -89,8 +88,7 @@ def any_room(memory_bytes: int) -> int:
     return 0
 
 
-@dataclass(frozen=True, kw_only=True)
-class LanguageSpec:
+class LanguageSpec(NamedTuple):
     """`program` is what it needs of the host, by name: it is looked for on PATH, and the setting of that name says another.
 
     `install` says what to install when there is none. `least_memory_bytes` and `least_tasks` are what a run can't do without.

@@ -12,7 +12,6 @@ import threading
 import traceback
 from collections.abc import Iterator
 from contextlib import suppress
-from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple
 
@@ -26,7 +25,7 @@ _GIVEN_BACK = 3 * _MIB  # since a thread was refused: the worker's reserve, and 
 _RAISE = opcode.opmap["RAISE_VARARGS"]
 _FORKS = frozenset({"fork", "forkpty", "fork_exec", "_fork_exec", "posix_spawn", "posix_spawnp"})
 # Outside a sandbox the engine or the interpreter may lie in /tmp as well: a checkout, an environment.
-_PROGRAM = (str(Path(__file__).parents[2]), str(Path(os.__file__).parent))
+_PROGRAM = (__file__.rsplit("/", 3)[0], os.path.dirname(os.__file__))
 
 
 class Failure(NamedTuple):
@@ -150,8 +149,8 @@ def _count_tasks() -> int:
 
 
 def _status(process: str) -> dict[str, str]:
-    lines = Path("/proc", process, "status").read_text().splitlines()
-    return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
+    with open(f"/proc/{process}/status") as lines:
+        return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
 
 
 def _is_refused_process(error: BaseException) -> bool:

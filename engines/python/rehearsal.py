@@ -8,7 +8,6 @@ caches; PEP 659) is then shared, and no worker copies a page for it.
 """
 
 import json
-import logging
 import os
 import sys
 import weakref
@@ -60,8 +59,9 @@ def rehearse(streams: Streams) -> None:
     execute(job, channel, streams, end_run=_never)
     channel.send({"type": "done", "dropped": channel.dropped})
     os.close(nowhere)
-    handler = logging.StreamHandler(sys.stderr)
-    logging.shutdown([weakref.ref(handler)])  # as it does at the run's end, on a handler of ours
+    if (logging := sys.modules.get("logging")) is not None:
+        handler = logging.StreamHandler(sys.stderr)
+        logging.shutdown([weakref.ref(handler)])  # as it does at the run's end, on a handler of ours
     sys.modules.pop(source.MODULE, None)
 
 

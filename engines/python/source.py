@@ -1,8 +1,8 @@
 """The action's source: compiled, given a module of its own, and shown in tracebacks without a file."""
 
-import dis
 import io
 import linecache
+import opcode
 import sys
 from types import CodeType, ModuleType
 
@@ -10,7 +10,7 @@ FILE = "action.py"  # its name in tracebacks
 PATH = "/tmp/action.py"  # __file__: no such file exists, but the folder does and is the run's own
 MODULE = "action"  # __name__ of a source with Run: a block `if __name__ == "__main__":` is for the author's own machine
 
-_STORE_NAME, _STORE_GLOBAL = (dis.opmap[name] for name in ("STORE_NAME", "STORE_GLOBAL"))
+_STORE_NAME, _STORE_GLOBAL = (opcode.opmap[name] for name in ("STORE_NAME", "STORE_GLOBAL"))
 
 
 def remember(source: str) -> None:
@@ -42,7 +42,7 @@ def _stores_run(code: CodeType, how: int) -> bool:
         argument |= extension
         if operation == how and argument == wanted:
             return True
-        extension = argument << 8 if operation == dis.EXTENDED_ARG else 0
+        extension = argument << 8 if operation == opcode.EXTENDED_ARG else 0
     return False
 
 

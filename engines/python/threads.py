@@ -9,7 +9,6 @@ import ctypes
 import resource
 import threading
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 STACK = 1024 * 1024  # bytes: the default of 8 MiB a thread would count against the memory limit (RLIMIT_DATA)
@@ -52,7 +51,8 @@ def _is_too_little(left: int) -> bool:
 def _data_bytes() -> int:
     """As the limit counts: proc_pid_status(5). That of statm has the main thread's stack in it, too. 0 where it can't be told."""
     try:
-        _, _, behind = Path("/proc/self/status").read_text().partition("VmData:")
+        with open("/proc/self/status") as status:
+            _, _, behind = status.read().partition("VmData:")
     except OSError:  # of too many open files
         return 0
     return int(behind.split(maxsplit=1)[0]) * 1024

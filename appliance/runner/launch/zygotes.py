@@ -15,7 +15,7 @@ from appliance import program
 from appliance.runner import packets
 from appliance.runner.launch import owners
 from appliance.runner.launch.slots import Slot
-from appliance.runner.sandbox import root, walls, zygote
+from appliance.runner.sandbox import birth, root, walls, zygote
 from engines.spec import Found
 
 _ANSWER_BYTES = 1024
@@ -125,7 +125,7 @@ async def start(preload: str, found: Found, nameserver: str | None) -> Zygote:
 
 
 async def _start(preload: str, found: Found, nameserver: str | None) -> Zygote:
-    maker, ours = zygote.start_zygote(
+    maker, ours = birth.start_zygote(
         _root_spec(found.mounts, nameserver), _time_zone(), preload, found.program, owners.own_mark()
     )
     os.waitpid(maker, 0)  # noqa: ASYNC222 - it ends as soon as it has forked
