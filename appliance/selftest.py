@@ -100,7 +100,7 @@ def _engines() -> str:
 
 def _stages(language: Language) -> list[Stage]:
     spec = spec_of(language)
-    return [spec.run] if spec.build is None else [spec.run, spec.build]
+    return [stage for stage in (spec.run, spec.more, spec.build) if stage is not None]
 
 
 def _has_source(module: str) -> bool:

@@ -88,13 +88,19 @@ def any_room(memory_bytes: int) -> int:
     return 0
 
 
+def wants_nothing(source: str) -> bool:
+    return False
+
+
 class LanguageSpec(NamedTuple):
     """`program` is what it needs of the host, by name: it is looked for on PATH, and the setting of that name says another.
 
     `install` says what to install when there is none. `least_memory_bytes` and `least_tasks` are what a run can't do without.
     `out_of_memory` is a regular expression for what its runtime writes to standard error before it aborts for lack of memory.
-    `room` is the size class of a sandbox for so much memory. `build` compiles a source; its program then comes with each
-    claim. `warming` are sources of ours for it: what comes of each is an archive of what the toolchain's cache lacks.
+    `room` is the size class of a sandbox for so much memory. `more` does what `run` does, and sooner for the sources that
+    `wants_more` says: it has loaded more, takes more memory, and is there only when such were called lately. `build` compiles a
+    source; its program then comes with each claim. `warming` are sources of ours for it: what comes of each is an archive of what
+    the toolchain's cache lacks.
     """
 
     label: str
@@ -102,6 +108,8 @@ class LanguageSpec(NamedTuple):
     least_memory_bytes: int
     least_tasks: int
     run: Stage
+    more: Stage | None = None
+    wants_more: Callable[[str], bool] = wants_nothing
     program: str | None = None
     install: str = ""
     out_of_memory: str = ""

@@ -14,7 +14,8 @@ import trio
 from appliance.entities import Language
 from appliance.errors import CannotStart
 from appliance.runner import packets, wire
-from appliance.runner.outcome import Isolation, Job
+from appliance.runner.outcome import Isolation, Job, Purpose
+from engines.table import spec_of
 
 log = structlog.get_logger()
 
@@ -117,7 +118,7 @@ class Launcher:
         claim = wire.Claim(
             ticket=ticket,
             language=job.language,
-            purpose=job.purpose,
+            purpose=_purpose_of(job),
             run_id=job.run_id,
             network=job.limits.network,
             memory_bytes=job.limits.memory_bytes,
@@ -240,6 +241,12 @@ class Launcher:
         if (answer := self._answers.pop(ticket, None)) is not None:
             answer.refusal = reason
             answer.event.set()
+
+
+def _purpose_of(job: Job) -> Purpose:
+    if job.purpose is Purpose.RUN and spec_of(job.language).wants_more(job.source):
+        return Purpose.RUN_MORE
+    return job.purpose
 
 
 def start_launcher(command: Sequence[str]) -> socket.socket:

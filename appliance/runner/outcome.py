@@ -40,6 +40,7 @@ class Purpose(StrEnum):
     """What a sandbox is for."""
 
     RUN = "run"
+    RUN_MORE = "run_more"  # of a source that wants more of its language's library loaded
     BUILD = "build"
 
 

@@ -1,11 +1,10 @@
 """An action or a plain program, from source to its last statement. What goes wrong comes out as its exception."""
 
-import asyncio
 import atexit
 import threading
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Coroutine
 from types import AsyncGeneratorType, CoroutineType, GeneratorType
-from typing import TypeGuard
+from typing import Any, TypeGuard
 
 from engines.python import source
 from engines.python.engine import EndRun, Engine, Header, Log, Params, Request, Result
@@ -44,11 +43,17 @@ def make_engine(job: Job, channel: Channel, end_run: EndRun) -> Engine:
 
 def _finish(returned: object) -> None:
     if isinstance(returned, CoroutineType):
-        asyncio.run(returned)
+        _run(returned)
     elif isinstance(returned, Awaitable) or _is_coroutine_by_decorator(returned):
-        asyncio.run(_wait(returned))
+        _run(_wait(returned))
     elif isinstance(returned, GeneratorType | AsyncGeneratorType):
         raise TypeError("Run has a yield in it, so nothing of it was executed")
+
+
+def _run(coroutine: Coroutine[Any, Any, object]) -> None:
+    import asyncio  # where actions are asynchronous, the zygote has imported it
+
+    asyncio.run(coroutine)
 
 
 def _is_coroutine_by_decorator(returned: object) -> TypeGuard[Awaitable[object]]:

@@ -6,10 +6,12 @@ from functools import partial
 import trio
 
 from appliance.entities import Language, Network
-from appliance.runner.launch.parking import Garage, Kind, Parking
+from appliance.runner.launch.parking import Garage, Kind, Parking, Reserve
 from appliance.runner.outcome import Purpose
 from engines.spec import TOOLCHAIN_CACHE, Found, Lacking, LanguageSpec, Stage
 from engines.table import spec_of
+
+_NEEDED = (Purpose.RUN, Purpose.BUILD)  # without these a language can't be run
 
 
 class Languages:
@@ -50,6 +52,8 @@ class Languages:
                 found = found._replace(mounts=(*found.mounts, (self._cache, TOOLCHAIN_CACHE)))
             return Parking(self._garage, stage, found, keep=1, default=Kind(Network.NONE, 0), for_program=True)
         default = Kind(self._network, spec.room(self._memory_bytes))
+        if purpose is Purpose.RUN_MORE:
+            return Reserve(self._garage, stage, found, keep=self._keep, default=default)
         return Parking(self._garage, stage, found, keep=self._keep, default=default, for_program=spec.build is not None)
 
     async def start(self) -> None:
@@ -59,7 +63,10 @@ class Languages:
                 starting.start_soon(partial(self._garage.nursery.start, parking.run))
 
     def parking(self, language: Language, purpose: Purpose) -> Parking | None:
-        return self._parkings.get((language, purpose))
+        parking = self._parkings.get((language, purpose))
+        if isinstance(parking, Reserve) and not parking.ask():
+            return self._parkings[language, Purpose.RUN]
+        return parking
 
     def versions(self) -> dict[Language, str]:
         """Of the languages that can be run; a compiled one's is its compiler's."""
@@ -78,11 +85,13 @@ class Languages:
 
     def _all(self) -> Iterator[tuple[Language, list[Parking]]]:
         for language in Language:
-            if parkings := [self._parkings[language, purpose] for purpose in Purpose if (language, purpose) in self._parkings]:
+            if parkings := [self._parkings[language, purpose] for purpose in _NEEDED if (language, purpose) in self._parkings]:
                 yield language, parkings
 
 
 def _stages(spec: LanguageSpec) -> Iterator[tuple[Purpose, Stage]]:
     yield Purpose.RUN, spec.run
+    if spec.more is not None:
+        yield Purpose.RUN_MORE, spec.more
     if spec.build is not None:
         yield Purpose.BUILD, spec.build
