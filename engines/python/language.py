@@ -6,8 +6,8 @@ from engines.spec import LanguageSpec, Stage
 
 # What `more` imports beyond `preload`, by its first name: tests/engines compares.
 MORE = (
-    "argparse|ast|asyncio|calendar|concurrent|contextvars|csv|dataclasses|difflib|email|encodings|fractions|glob|gzip|"
-    "hashlib|hmac|html|http|importlib|inspect|ipaddress|locale|logging|mimetypes|pathlib|pickle|pprint|queue|secrets|"
+    "argparse|ast|asyncio|calendar|concurrent|contextvars|csv|dataclasses|difflib|email|fractions|glob|gzip|"
+    "hashlib|hmac|html|http|inspect|ipaddress|locale|logging|mimetypes|pathlib|pickle|pprint|queue|secrets|"
     "shutil|smtplib|sqlite3|ssl|statistics|subprocess|tempfile|unicodedata|urllib|uuid|xml|zipfile|zoneinfo"
 )
 _WANTS = re.compile(rf"^[ \t]*(?:import|from)\b.*\b(?:{MORE})\b|\basync[ \t]", re.MULTILINE)

@@ -2,12 +2,14 @@
 
 import ast
 import json
+import re
 import subprocess
 import sys
 
 import pytest
 
 from appliance.runner.wire import FrameReader, Log, Malformed
+from engines.python.language import MORE, wants_more
 from tests.appliance import INTERPRETER
 from tests.cases import ROOT, CaseRequest
 from tests.engines.conftest import HANG_GUARD, Worker, frame
@@ -119,14 +121,50 @@ def test_a_child_program_inherits_only_its_streams(worker: Worker) -> None:
     assert found <= {"0", "1", "2", "3"}  # the shell's own for the listing is 3
 
 
-def test_preloading_starts_no_thread_and_opens_no_descriptor() -> None:
+@pytest.mark.parametrize("module", ["preload", "more"])
+def test_preloading_starts_no_thread_and_opens_no_descriptor(module: str) -> None:
     code = (
         f"import os, sys; sys.path.insert(0, {str(ROOT)!r}); before = os.listdir('/proc/self/fd')\n"
-        "import engines.python.preload\n"
+        f"import engines.python.{module}\n"
         "print(os.listdir('/proc/self/fd') == before, len(os.listdir('/proc/self/task')))"
     )
     done = subprocess.run([sys.executable, "-I", "-S", "-c", code], capture_output=True, timeout=HANG_GUARD, check=True)
     assert done.stdout == b"True 1\n"
+
+
+def preloaded(module: str) -> set[str]:
+    """The modules that an interpreter has after it, by their first names."""
+    code = (
+        f"import json, sys; sys.path.insert(0, {str(ROOT)!r})\n"
+        f"from appliance.runner.sandbox import zygote\nimport engines.python.{module}\n"
+        "print(json.dumps([name.partition('.')[0] for name in sys.modules]))"
+    )
+    done = subprocess.run([sys.executable, "-I", "-S", "-c", code], capture_output=True, timeout=HANG_GUARD, check=True)
+    return set(json.loads(done.stdout))
+
+
+def test_who_wants_more_is_known_by_what_there_is_more_of() -> None:
+    source = (ROOT / "engines" / "python" / "more.py").read_text()
+    imported = set(re.findall(r"^import (\w+)", source, re.MULTILINE))
+    assert set(MORE.split("|")) == imported - preloaded("preload")
+    assert imported <= preloaded("more")
+
+
+@pytest.mark.parametrize(
+    ("source", "wants"),
+    [
+        ("import json\nimport urllib.request\n", True),
+        ("import json, hashlib as h\n", True),
+        ("def Run(engine):\n\tfrom concurrent.futures import ThreadPoolExecutor\n", True),
+        ("async def Run(engine):\n    pass\n", True),
+        ("import json\nimport re\n", False),
+        ("from collections import OrderedDict\n", False),
+        ("# hashlib isn't needed\ntext = 'import of email'\n", False),
+        ("import hashlibrary\n", False),
+    ],
+)
+def test_who_wants_more(source: str, wants: bool) -> None:
+    assert wants_more(source) is wants
 
 
 def test_what_the_standard_library_imports_an_action_imports(worker: Worker) -> None:
