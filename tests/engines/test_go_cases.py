@@ -12,8 +12,10 @@ from typing import Any
 
 import msgspec
 import pytest
+from msgspec.json import encode
 
 from engines.go.build import FLAGS, go_mod, lay_out, settings_of_toolchain
+from engines.go.source import attached
 from tests.cases import ROOT, Case, CaseLimits, check_logs, check_result, is_text, load_cases
 from tests.engines.conftest import ENVIRONMENT, HANG_GUARD, Ran, drain, frame, next_uid, read_frames, start
 from tests.golang import toolchain_cache
@@ -24,9 +26,9 @@ _CHILD = f"""
 import json, os, resource, sys
 sys.path.insert(0, {str(ROOT)!r})
 from engines.go.run import work
-from engines.spec import Place
+from engines.spec import Place, Program
 job, answers, program, uid = map(int, sys.argv[1:5])
-named = json.loads(sys.argv[5])
+named, limits = map(json.loads, sys.argv[5:7])
 def confine(limits):
     if "memory_bytes" in named:
         resource.setrlimit(resource.RLIMIT_DATA, (limits["memory_bytes"],) * 2)
@@ -36,7 +38,7 @@ if os.getuid() == 0 and "tasks" in named:
     # root is exempt from the limit; a uid of its own has only its own processes counted
     os.setresgid(uid, uid, uid)
     os.setresuid(uid, uid, uid)
-sys.exit(work(Place(job, answers, 0, confine, lambda: program)))
+sys.exit(work(Place(job, answers, 0, confine, lambda: Program(program, limits))))
 """
 
 
@@ -52,13 +54,16 @@ def programs(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Case], Path]
         places[case.name] = folder / "out" / f"case{number}"
         lay_out(case.source, folder / f"case{number}", f"codeactions/case{number}")
     (folder / "go.mod").write_text(go_mod(Path(go).resolve().parents[1]))
-    for part in ("engine", "quiet"):
+    for part in ("engine", "gate", "plain"):
         shutil.copytree(ROOT / "engines/go" / part, folder / part)
     (folder / "out").mkdir()
     shutil.copytree(toolchain_cache(), folder / "cache")
     environment = settings_of_toolchain(folder / "cache") | ENVIRONMENT | {"GOFLAGS": "-p=2"}
     command = [go, "build", *FLAGS, "-o", "out/", *(f"./case{number}" for number in range(len(CASES)))]
     subprocess.run(command, cwd=folder, env=environment, check=True, timeout=BUILD_GUARD)
+    for case in CASES:
+        with open(places[case.name], "ab") as file:
+            file.write(attached(case.source))
     return lambda case: places[case.name]
 
 
@@ -76,15 +81,15 @@ def run(program: Path, case: Case) -> Ran:
         "max_log_bytes": 1 << 20,
         "max_result_bytes": 10 << 20,
     }
-    return send(program, frame(header, text + case.request.body_bytes), case.limits)
+    return send(program, frame(header, text + case.request.body_bytes), case.limits, limits)
 
 
-def send(program: Path, job: bytes, limits: CaseLimits) -> Ran:
+def send(program: Path, job: bytes, named: CaseLimits, limits: dict[str, Any]) -> Ran:
     (job_in, job_out), (out_in, out_out) = os.pipe(), os.pipe()
     binary = os.open(program, os.O_RDONLY)
     given = (job_in, out_out, binary)
     child = subprocess.Popen(
-        [sys.executable, "-I", "-c", _CHILD, *map(str, given), str(next_uid()), msgspec.json.encode(limits).decode()],
+        [sys.executable, "-I", "-c", _CHILD, *map(str, (*given, next_uid())), *(encode(one).decode() for one in (named, limits))],
         env=ENVIRONMENT,
         pass_fds=given,
         stdin=subprocess.DEVNULL,
