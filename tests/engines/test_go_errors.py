@@ -1,10 +1,11 @@
 """What a Go program writes to standard error, as its parent passes it on: lines that only look like the runtime's last words."""
 
+import signal
 import time
 
 import pytest
 
-from engines.go.crash import start_of
+from engines.go.crash import explain, signal_of, start_of
 from engines.go.run import _Errors
 
 TRACE = "goroutine 1 [running]:\nmain.main()\n\t/action.go:5 +0x18\n"
@@ -57,3 +58,21 @@ def test_the_last_that_looks_like_a_crash_is_it() -> None:
 @pytest.mark.parametrize(("words", "status"), [(f"panic: x\n\n{TRACE}", 1 << 8), ("panic: x\nno stack\n", CRASHED)])
 def test_another_exit_status_and_words_without_a_stack_are_no_crash(words: str, status: int) -> None:
     assert start_of(words.encode(), status) is None
+
+
+SEGFAULT = f"SIGSEGV: segmentation violation\nPC=0x46 m=0 sigcode=1\n\n{TRACE}"
+OUT_OF_MEMORY = "fatal error: runtime: out of memory\n\nruntime stack:\nruntime.throw({0x49, 0x16})\n"
+
+
+def test_a_signal_that_ended_it_is_told() -> None:
+    assert signal_of(f"logged\n{SEGFAULT}".encode(), CRASHED) == (len("logged\n"), signal.SIGSEGV)
+    assert signal_of(f"fatal error: only logged\n{SEGFAULT}".encode(), CRASHED) is not None
+
+
+def test_a_signal_while_it_died_of_a_fatal_error_is_that_errors() -> None:
+    words = (OUT_OF_MEMORY + SEGFAULT).encode()
+    assert signal_of(words, CRASHED) is None
+    assert start_of(words, CRASHED) == 0
+    crash = explain(words.decode(), "", {"memory_bytes": 64 << 20, "tasks": 64})
+    assert crash is not None
+    assert crash.kind == "out_of_memory"
