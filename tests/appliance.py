@@ -190,6 +190,11 @@ class Appliance:
     def zygote_of(self, language: str) -> int:
         return next(pid for pid in children(self.launcher) if f"engines.{language}.preload".encode() in cmdline(pid))
 
+    @property
+    def reserve(self) -> list[int]:
+        """The zygote of those of Python's actions that want more of its library, where there is one."""
+        return [pid for pid in children(self.launcher) if b"engines.python.more" in cmdline(pid)]
+
     def sandboxes_of(self, language: str) -> list[int]:
         return descendants(self.zygote_of(language))
 

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from tests.appliance import ROOT, Appliance, environment_of, eventually, leave_the_network, running, usable_settings
+from tests.appliance import ROOT, Appliance, descendants, environment_of, eventually, leave_the_network, running, usable_settings
 from tests.bench import golang
 from tests.golang import compiling
 from tests.systemd.box import booted, service, why_no_box
@@ -31,6 +31,7 @@ JOBS: dict[str, dict[str, str]] = {
         "javascript": "function Run(engine) {\n  for (let n = 0; n < 20; n += 1) engine.log.info(`line ${n}`);\n}\n",
     },
 }
+ASYNC = "async def Run(engine):\n    pass\n"
 BODY = b'{"text": "' + b"x" * 10_000 + b'"}'
 WORKERS, CALLS = 4, 1_000_000
 WARM_UP, SEQUENTIAL, PARALLEL, CLIENTS = 20, 300, 1500, 8
@@ -60,7 +61,14 @@ def main() -> None:
             for name, sources in JOBS.items():
                 rows += both(f"{language}: {name}", appliance, sources[language], BODY if "echo" in name else b"", language)
             rows += [paced(appliance, language, JOBS["no-op"][language]), first_after_save(appliance, language)]
-        parked = {language: memory_of_parked(appliance, language) for language in languages}
+        rows.append(rested("python: async no-op, with pauses", appliance, once(appliance.create(ASYNC))))
+        parked = {language: memory_of_parked(appliance, appliance.zygote_of(language), WORKERS) for language in languages}
+        parked["python, with more of its library"] = memory_of_parked(appliance, appliance.reserve[0], WORKERS)
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        running(Path(folder), worker_pool_size=2 * WORKERS) as appliance,
+    ):
+        parked[f"python, {2 * WORKERS} of them"] = memory_of_parked(appliance, appliance.zygote, 2 * WORKERS)
     rows += in_go()
     if reason := why_no_box():
         print(f"NOT MEASURED in scopes: {reason}")
@@ -71,8 +79,8 @@ def main() -> None:
             inside_the_runner("in a scope", box.command)
     inside_the_runner("without scope", lambda *command: list(command))
     show(rows)
-    for language, mib in parked.items():
-        print(f"a parked sandbox of {language} (all its processes), PSS: {mib:.1f} MiB")
+    for kind, mib in parked.items():
+        print(f"a parked sandbox of {kind} (all its processes), PSS: {mib:.1f} MiB")
 
 
 def can_run(appliance: Appliance, language: str) -> bool:
@@ -86,7 +94,11 @@ def can_run(appliance: Appliance, language: str) -> bool:
 def paced(appliance: Appliance, language: str, source: str) -> Row:
     """With a pause before each call, in which the next sandbox is parked: what a caller meets who isn't alone for long."""
     code_id = appliance.create(source, language=language)
-    return rested(f"{language}: no-op, with pauses", appliance, lambda: code_id)
+    return rested(f"{language}: no-op, with pauses", appliance, once(code_id))
+
+
+def once(code_id: str) -> Callable[[], str]:
+    return lambda: code_id
 
 
 def first_after_save(appliance: Appliance, language: str) -> Row:
@@ -138,8 +150,9 @@ def in_go() -> list[Row]:
             times = golang.first_calls(appliance, at_once=at_once)
             rows.append(row(f"go: {name}", times, 1000 / statistics.mean(times), [*before, *bare()]))
         time.sleep(1)  # until the last call's processes have ended
-        pids = golang.parked(appliance)
+        pids, programs = golang.parked(appliance)
         print(f"a parked sandbox of Go, PSS: {sum(map(pss_kib, pids)) / len(pids) * 2 / 1024:.1f} MiB")
+        print(f"and a program in it, started ahead: {statistics.mean(map(pss_kib, programs)) / 1024:.1f} MiB")
     return rows
 
 
@@ -151,11 +164,11 @@ def both(name: str, appliance: Appliance, source: str, body: bytes, language: st
     ]
 
 
-def memory_of_parked(appliance: Appliance, language: str) -> float:
+def memory_of_parked(appliance: Appliance, zygote: int, count: int) -> float:
     """MiB a sandbox; what it shares with its zygote and the others counts in part, as the kernel's smaps_rollup has it."""
-    eventually(lambda: len(appliance.sandboxes_of(language)) >= 2 * WORKERS)
+    eventually(lambda: len(descendants(zygote)) >= 2 * count)
     time.sleep(1)  # until the last of them has loaded its engine, which nothing outside tells
-    return sum(pss_kib(pid) for pid in appliance.sandboxes_of(language)) / WORKERS / 1024
+    return sum(map(pss_kib, descendants(zygote))) / count / 1024
 
 
 def pss_kib(pid: int) -> int:

@@ -45,9 +45,10 @@ def first_calls(appliance: Appliance, *, at_once: bool) -> list[float]:
     return times
 
 
-def parked(appliance: Appliance) -> list[int]:
-    """The processes of the parked sandboxes, guard and worker each."""
+def parked(appliance: Appliance) -> tuple[list[int], list[int]]:
+    """The processes of the parked sandboxes, guard and worker each; and of the programs that wait in some of them."""
     zygotes = [pid for pid in descendants(appliance.launcher) if b"engines.go.run" in cmdline(pid)]
     parents = [pid for pid in zygotes if len([other for other in descendants(pid) if other in zygotes]) > 1]
     zygote = max(parents, key=lambda pid: len(descendants(pid)))
-    return descendants(zygote)
+    programs = [pid for pid in descendants(zygote) if cmdline(pid) == b"action\0"]
+    return [pid for pid in descendants(zygote) if pid not in programs], programs

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.appliance import Appliance, alive, children, cmdline, eventually, running
+from tests.appliance import Appliance, alive, eventually, running
 
 LIBRARY = "def Run(engine):\n    import sys\n    engine.result.set(str('asyncio' in sys.modules))\n"
 WANTS_MORE = f"import hashlib\n{LIBRARY}"
@@ -20,10 +20,6 @@ def appliance() -> Iterator[Appliance]:
         yield made
 
 
-def reserve(appliance: Appliance) -> list[int]:
-    return [pid for pid in children(appliance.launcher) if b"engines.python.more" in cmdline(pid)]
-
-
 def has_library(appliance: Appliance, code_id: str) -> bool:
     answer = appliance.call(code_id)
     assert answer.status == 200
@@ -33,20 +29,20 @@ def has_library(appliance: Appliance, code_id: str) -> bool:
 def test_it_comes_when_somebody_asks_for_it_and_is_nobody_elses(appliance: Appliance) -> None:
     modest, more = appliance.create(LIBRARY), appliance.create(WANTS_MORE)
     assert not has_library(appliance, modest)
-    assert reserve(appliance) == []
+    assert appliance.reserve == []
     assert not has_library(appliance, more)
     eventually(lambda: has_library(appliance, more))
-    assert len(reserve(appliance)) == 1
+    assert len(appliance.reserve) == 1
     assert not has_library(appliance, modest)
 
 
 def test_calls_go_on_when_it_ends(appliance: Appliance) -> None:
     more = appliance.create(WANTS_MORE)
     eventually(lambda: has_library(appliance, more))
-    [first] = reserve(appliance)
+    [first] = appliance.reserve
     os.kill(first, signal.SIGKILL)
     eventually(lambda: not alive([first]))
     assert appliance.call(more).status == 200
     eventually(lambda: has_library(appliance, more))
-    assert reserve(appliance) != [first]
+    assert appliance.reserve != [first]
     assert appliance.stop() == 0
