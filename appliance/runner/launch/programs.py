@@ -75,12 +75,17 @@ class Programs:
             self._start(key, program)
 
     def _start(self, key: _Key, program: Program) -> None:
-        if (sandbox := self._pop()) is None:
-            return  # those that call now have none to spare
+        try:
+            kept = os.dup(program.descriptor)
+        except OSError:  # too many open files
+            return
+        if (sandbox := self._pop()) is None:  # those that call now have none to spare
+            os.close(kept)
+            return
         # It may use as many as it is started on; those that are the least busy when it runs are chosen then.
         sandbox.use(self._processors.any(program.cpu_percent))
         sandbox.give(program.descriptor, program.memory_bytes, program.tasks)
-        self._started.setdefault(key, []).append(_Started(sandbox, os.dup(program.descriptor)))
+        self._started.setdefault(key, []).append(_Started(sandbox, kept))
 
     def retire(self, is_old: Callable[[Sandbox], bool]) -> None:
         """Ends those that are old, and those whose program hasn't been called lately."""

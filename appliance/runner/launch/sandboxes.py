@@ -26,6 +26,7 @@ _PF_EXITING = 0x4  # of the flags in proc_pid_stat(5)
 _TELL_SECONDS = 0.05  # to say how a run has ended takes a tenth of a millisecond
 _ANSWER_SECONDS = 0.004  # the server's part of it: the record, the answer
 _PIPES = 4
+_START_SECONDS = 1.0  # within which a program that was given has been started: it takes two milliseconds
 _EMPTY_SECONDS = 10  # a killed namespace is empty in milliseconds; longer means a process stuck in the kernel
 
 
@@ -56,7 +57,7 @@ class Sandbox:
         self._pid_inside = forked.pid_inside
         self._pidfd = forked.pidfd
         self._worker: int | None = None
-        self._has_program = False
+        self._given_at: float | None = None  # when it was given its program
         self._slot = slot
         self._status = status
         self._is_over = False
@@ -78,7 +79,16 @@ class Sandbox:
             return False
         poll = select.poll()
         poll.register(self._pidfd, select.POLLIN)
-        return not poll.poll(0) and not _is_exiting(self._pid)
+        return not poll.poll(0) and not _is_exiting(self._pid) and not self._has_lost_program()
+
+    def _has_lost_program(self) -> bool:
+        """What waits in it has been killed, by whom ever: the worker is about to say so."""
+        if self._worker is None or self._given_at is None:
+            return False
+        program = processors.child_of(self._worker)
+        if program is None:
+            return trio.current_time() > self._given_at + _START_SECONDS
+        return _is_exiting(program)
 
     def use(self, chosen: frozenset[int]) -> None:
         """Its worker runs on these processors from now on; on any when there are none."""
@@ -93,7 +103,7 @@ class Sandbox:
             with self._for_program, suppress(OSError):  # it has ended already: how, is told like any other end
                 socket.send_fds(self._for_program, [records.pack_limits(memory_bytes, tasks)], [program])
             self._for_program = None
-            self._has_program = True
+            self._given_at = trio.current_time()
 
     async def keep_time(self, deadline_ms: int) -> None:
         """To be called before the worker can be given its job: what it has spent by now isn't the run's."""
@@ -111,7 +121,7 @@ class Sandbox:
         """The worker, and the program if it has been started ahead."""
         if self._worker is not None:
             yield self._worker
-            if self._has_program and (program := processors.child_of(self._worker)) is not None:
+            if self._given_at is not None and (program := processors.child_of(self._worker)) is not None:
                 yield program
 
     async def say_go(self, *, rehearses: bool) -> records.Record | None:
