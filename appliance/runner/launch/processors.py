@@ -15,21 +15,19 @@ class Processors:
     def __init__(self, usable: Iterable[int]) -> None:
         self._runs = dict.fromkeys(sorted(usable), 0)  # by processor, in the order in which they are given
 
-    def any(self, cpu_percent: int) -> frozenset[int]:
-        """As many as `assign` would give, for something that takes no time; empty when it may use all of them."""
-        chosen = self.assign(cpu_percent)
-        self.release(chosen)
-        return chosen
-
     def assign(self, cpu_percent: int) -> frozenset[int]:
         """To be given back by `release`; empty when the run may use all of them."""
+        chosen = self.next(cpu_percent)
+        for number in chosen:
+            self._runs[number] = self._runs.pop(number) + 1  # to the end of the row: the next run begins with another
+        return chosen
+
+    def next(self, cpu_percent: int) -> frozenset[int]:
+        """What `assign` would give now."""
         wanted = -(-cpu_percent // 100)
         if wanted >= len(self._runs):
             return frozenset()
-        chosen = sorted(self._runs, key=lambda number: self._runs[number])[:wanted]
-        for number in chosen:
-            self._runs[number] = self._runs.pop(number) + 1  # to the end of the row: the next run begins with another
-        return frozenset(chosen)
+        return frozenset(sorted(self._runs, key=lambda number: self._runs[number])[:wanted])
 
     def release(self, chosen: frozenset[int]) -> None:
         for number in chosen:

@@ -83,7 +83,7 @@ class Programs:
             os.close(kept)
             return
         # It may use as many as it is started on; those that are the least busy when it runs are chosen then.
-        sandbox.use(self._processors.any(program.cpu_percent))
+        sandbox.use(self._processors.next(program.cpu_percent))
         sandbox.give(program.descriptor, program.memory_bytes, program.tasks)
         self._started.setdefault(key, []).append(_Started(sandbox, kept))
 

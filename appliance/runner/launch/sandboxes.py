@@ -58,6 +58,8 @@ class Sandbox:
         self._pidfd = forked.pidfd
         self._worker: int | None = None
         self._given_at: float | None = None  # when it was given its program
+        self._program: int | None = None  # that one's process, as of the last look whether all is alive
+        self._used: frozenset[int] = frozenset()
         self._slot = slot
         self._status = status
         self._is_over = False
@@ -85,16 +87,17 @@ class Sandbox:
         """What waits in it has been killed, by whom ever: the worker is about to say so."""
         if self._worker is None or self._given_at is None:
             return False
-        program = processors.child_of(self._worker)
-        if program is None:
+        self._program = processors.child_of(self._worker)
+        if self._program is None:
             return trio.current_time() > self._given_at + _START_SECONDS
-        return _is_exiting(program)
+        return _is_exiting(self._program)
 
     def use(self, chosen: frozenset[int]) -> None:
         """Its worker runs on these processors from now on; on any when there are none."""
-        if chosen:
+        if chosen and chosen != self._used:
             for process in self._processes():
                 processors.confine(process, chosen)
+        self._used = chosen
 
     def give(self, program: int, memory_bytes: int, tasks: int) -> None:
         """What it is to start, if it has none yet; then the channel is closed at both ends. Nobody waits for it: a job that comes
@@ -121,8 +124,8 @@ class Sandbox:
         """The worker, and the program if it has been started ahead."""
         if self._worker is not None:
             yield self._worker
-            if self._given_at is not None and (program := processors.child_of(self._worker)) is not None:
-                yield program
+            if self._program is not None:
+                yield self._program
 
     async def say_go(self, *, rehearses: bool) -> records.Record | None:
         """The guard's answer; None when it has ended already."""
