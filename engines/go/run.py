@@ -7,11 +7,15 @@ that. So this process waits beside it: it reads the program's standard error, wh
 makes a failure in the author's words and lines of them. What only looks like that (a program may log `panic: …` of what it has
 recovered from) is passed on as soon as it is known to be none: the program lives on, or ends in another way.
 
-It also reads the standard output of an action, in which the engine (engine/channel.go) writes its log records between the lines
-that the action prints: one pipe keeps their order. Results the program sends to the server itself; both take turns by a lock on
-the pipe.
+The program comes with the claim, or ahead of it. It is started at once, and waits for its job itself (gate/gate.go), before
+anything of the author's is executed. What it was compiled of lies behind it in the same file.
 
-Where `Run` has come to its end, the program's own end isn't waited for: it writes that as its last record, and only exits then.
+This process also reads the standard output of an action, in which the engine (engine/channel.go) writes its log records between
+the lines that the action prints: one pipe keeps their order. Results the program sends to the server itself; both take turns by
+a lock on the pipe.
+
+Where `Run` has come to its end, the program's own end isn't waited for: it writes that as its last record, and stops. To exit
+takes the processor that this process needs to say so.
 
 A plain program's standard output is its result, and goes to the server as it is.
 """

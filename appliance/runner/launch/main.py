@@ -5,7 +5,9 @@ THEORY OF OPERATION
 The server's socket is inherited (SOCK_SEQPACKET). Installed it is the first connection, of a user that may, to a socket that
 systemd listens on; for as long as it lasts, whoever else connects is refused with a reason. A request names a language, a run
 and a network mode; no path, command or uid ever comes from it. For each claim the launcher takes a parked sandbox, hands the
-server its four pipe ends, and later says that it has ended. The launcher never reads a job, an answer or an output.
+server its four pipe ends, and later says that it has ended. What a source was compiled to comes as a descriptor with the claim,
+for the sandbox; one that is called again and again is handed to the next sandbox ahead (`programs`). The launcher never reads a
+program, a job, an answer or an output.
 
 End of file on the socket means that the server is gone: every sandbox is killed with its zygote, and the launcher ends. It
 must not ask for a death signal instead: a server that runs Trio starts processes from a thread that retires, and would take

@@ -51,8 +51,12 @@ var (
 func Read(size int) []byte {
 	content := make([]byte, size)
 	for rest := content; len(rest) > 0; {
+		if len(unread) == 0 && len(rest) >= len(buffer) {
+			rest = rest[readJob(rest):]
+			continue
+		}
 		if len(unread) == 0 {
-			unread = more()
+			unread = buffer[:readJob(buffer[:])]
 		}
 		count := copy(rest, unread)
 		rest, unread = rest[count:], unread[count:]
@@ -60,11 +64,11 @@ func Read(size int) []byte {
 	return content
 }
 
-func more() []byte {
+func readJob(into []byte) int {
 	for {
-		count, err := syscall.Read(JobFile, buffer[:])
+		count, err := syscall.Read(JobFile, into)
 		if count > 0 {
-			return buffer[:count]
+			return count
 		}
 		if err != syscall.EINTR {
 			os.Exit(0)
