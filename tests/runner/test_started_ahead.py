@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.appliance import Appliance, cmdline, descendants, eventually, status_of
+from tests.appliance import Appliance, alive, cmdline, descendants, eventually, status_of
 from tests.golang import compiling
 
 # The engine's clock is the machine's: CLOCK_MONOTONIC, as time.monotonic() has it.
@@ -96,6 +96,10 @@ def is_waiting(pid: int) -> bool:
     return False
 
 
+def parent_of(pid: int) -> int:
+    return int(status_of(pid)["PPid"])
+
+
 def test_it_waits_and_nothing_of_the_authors_runs_before_the_call(appliance: Appliance) -> None:
     code_id = appliance.create(SOURCE, language="go")
     called_until_started(appliance, code_id)
@@ -129,9 +133,10 @@ def test_other_limits_are_another_programs(appliance: Appliance) -> None:
 def test_one_that_has_ended_while_it_waited_is_nobodys(appliance: Appliance) -> None:
     code_id = appliance.create(SOURCE, language="go")
     waiting = called_until_started(appliance, code_id)
+    guards = [parent_of(parent_of(pid)) for pid in waiting]
     for pid in waiting:
         os.kill(pid, signal.SIGKILL)
-    eventually(lambda: not set(waiting) & set(descendants(appliance.launcher)))
+    eventually(lambda: not alive(guards))
     assert appliance.call(code_id).status == 200
 
 
