@@ -8,7 +8,8 @@ makes a failure in the author's words and lines of them. What only looks like th
 recovered from) is passed on as soon as it is known to be none: the program lives on, or ends in another way.
 
 The program comes with the claim, or ahead of it. It is started at once, and waits for its job itself (gate/gate.go), before
-anything of the author's is executed. What it was compiled of lies behind it in the same file.
+anything of the author's is executed; but one that could get past that gate is started only when its job is there. What it was
+compiled of lies behind it in the same file.
 
 This process also reads the standard output of an action, in which the engine (engine/channel.go) writes its log records between
 the lines that the action prints: one pipe keeps their order. Results the program sends to the server itself; both take turns by
@@ -32,7 +33,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from engines.go.crash import STACK, START, TRACE, Crash, explain, signal_of, start_of
-from engines.go.source import is_plain, source_of
+from engines.go.source import is_plain, may_pass_the_gate, source_of
 from engines.python.frames import Channel
 from engines.python.text import cut, cut_middle, encode
 from engines.spec import OFTEN, Place, Program
@@ -76,8 +77,17 @@ def work(place: Place) -> int:
     source = source_of(program.descriptor)
     place.confine({**program.limits, "memory_bytes": program.limits["memory_bytes"] + _UNTOUCHED_BYTES})
     run = _Run(place, program.limits, source)
+    if may_pass_the_gate(source) and not _job_is_there(place.job):
+        return 0
     run.start(program.descriptor)
     return run.see_through()
+
+
+def _job_is_there(job: int) -> bool:
+    """Waits for it; False when there will be none."""
+    poll = select.poll()
+    poll.register(job, select.POLLIN)
+    return any(events & select.POLLIN for _, events in poll.poll())
 
 
 def _rehearse(place: Place) -> None:
@@ -120,7 +130,7 @@ class _Run:
             os.close(fd)
 
     def start(self, program: int) -> None:
-        """Nothing of the author's is executed before the program has read its job."""
+        """The program reads its job before it executes anything of the author's."""
         error_in, error_out = os.pipe2(os.O_CLOEXEC)
         self._readers[error_in] = self._errors
         actions: list[tuple[int, ...]] = [(os.POSIX_SPAWN_DUP2, error_out, 2)]
@@ -229,7 +239,7 @@ class _Output:
 
     @property
     def has_completed(self) -> bool:
-        """The engine in the program has said its last word, that `Run` came to its end: what it does after that is to exit."""
+        """The engine in the program has said its last word, that `Run` came to its end: what it does after that is to stop."""
         return bool(self.last) and "kind" not in self.last
 
     @property

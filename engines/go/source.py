@@ -42,6 +42,12 @@ def is_plain(source: str) -> bool:
     return package_of(source) == "main"
 
 
+def may_pass_the_gate(source: str) -> bool:
+    """Whether it may put values of its own in the place of another package's variables, those among them that hold a program
+    until its job is there: the linker takes the one that has a value (cmd/link, loader). The directive has one spelling."""
+    return "go:linkname" in source
+
+
 def line_of_run(source: str) -> int:
     """Where `Run` is declared; 1 when it isn't."""
     found = _RUN.search(source)

@@ -10,7 +10,7 @@ MORE = (
     "hashlib|hmac|html|http|inspect|ipaddress|locale|logging|mimetypes|pathlib|pickle|pprint|queue|secrets|"
     "shutil|smtplib|sqlite3|ssl|statistics|subprocess|tempfile|unicodedata|urllib|uuid|xml|zipfile|zoneinfo"
 )
-_WANTS = re.compile(rf"^[ \t]*(?:import|from)\b.*\b(?:{MORE})\b|\basync[ \t]", re.MULTILINE)
+_WANTS = re.compile(rf"^[ \t]*(?:import|from)\b.{{0,300}}\b(?:{MORE})\b|\basync[ \t]", re.MULTILINE)
 
 
 def wants_more(source: str) -> bool:

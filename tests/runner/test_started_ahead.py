@@ -119,6 +119,20 @@ def test_a_plain_program_waits_too(appliance: Appliance) -> None:
     assert int(appliance.call(code_id).body) > called_at * 1e9
 
 
+def test_one_that_could_pass_the_gate_is_not_started_before_its_call(appliance: Appliance) -> None:
+    """By the linker's way with two variables of one name: a job of the author's own is in the gate before any is there."""
+    passing = "var job = []byte{0, 0, 0, 0, 0, 0, 0, 0}\n\n//go:linkname job codeactions/gate.unread\n"
+    lingering = PLAIN.replace("fmt.Print(begun)", "fmt.Print(begun)\n\ttime.Sleep(time.Second)").replace(
+        '"syscall"', '"syscall"\n\t"time"'
+    )
+    another, code_id = (appliance.create(source, language="go") for source in (SOURCE, f"{lingering}\n{passing}"))
+    for _ in range(2):
+        assert appliance.call(code_id).status == 200
+    called_until_started(appliance, another)
+    called_at = time.monotonic()
+    assert int(appliance.call(code_id).body) > called_at * 1e9
+
+
 def test_other_limits_are_another_programs(appliance: Appliance) -> None:
     code_id = appliance.create(SOURCE, language="go", memory="128M", cpu="100%")
     called_until_started(appliance, code_id)

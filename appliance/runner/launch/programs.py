@@ -30,10 +30,13 @@ class Program(NamedTuple):
 
 
 class _Key(NamedTuple):
-    """`device` and `inode` are no other file's while somebody has this one open, as each `_Started` has."""
+    """Of an open file, as each `_Started` has it: `device` and `inode` are no other's then. Where a kernel counts the inodes of
+    memory files in 32 bits, and from the beginning again, size and time tell them apart."""
 
     device: int
     inode: int
+    size: int
+    changed_ns: int
     memory_bytes: int
     cpu_percent: int
     tasks: int
@@ -107,4 +110,6 @@ class Programs:
 
 def _key_of(program: Program) -> _Key:
     file = os.fstat(program.descriptor)
-    return _Key(file.st_dev, file.st_ino, program.memory_bytes, program.cpu_percent, program.tasks)
+    return _Key(
+        file.st_dev, file.st_ino, file.st_size, file.st_ctime_ns, program.memory_bytes, program.cpu_percent, program.tasks
+    )

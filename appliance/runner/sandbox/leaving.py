@@ -117,8 +117,8 @@ class Leaving:
         return cpu_seconds(self._worker) + (int(fields[13]) + int(fields[14])) / _TICKS
 
     def spent_by_others(self) -> float:
-        """CPU time in seconds of what the worker has started and not waited for: the program of a compiled language, which is
-        about to exit, and what was left to the guard. 0 where the kernel doesn't tell children.
+        """CPU time in seconds of what the worker has started and not waited for: the program of a compiled language, which has
+        stopped itself, and what was left to the guard. 0 where the kernel doesn't tell children.
         """
         pids: set[int] = set()
         for fd in self._children:
