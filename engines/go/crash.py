@@ -21,7 +21,8 @@ _BEGINNING = re.compile(
 # called runtime.Goexit there is no goroutine left to show.
 STACK = re.compile(rb"^(?:goroutine \d.*:|runtime stack:|fatal error: no goroutines .*)$", re.MULTILINE)
 TRACE = re.compile(rb"^(?:goroutine \d|\t.*\.go:\d)", re.MULTILINE)
-_FATAL = re.compile(rb"^fatal error: ", re.MULTILINE)
+# Not of any other: one that waits for a signal with nothing else to do may be told of a deadlock in the moment of that.
+_FATAL = re.compile(rb"^fatal error: .*(?:out of memory|cannot allocate|cannot reserve)", re.MULTILINE)
 _BY_SIGNAL = re.compile(rb"^(SIG[A-Z]+): .*\nPC=0x", re.MULTILINE)
 _STATUS = 2  # of a process that panicked or met a fatal error
 _HEAD = re.compile(r"^(?:panic|fatal error): (.*?)(?=\n\n|\ngoroutine |\n\[signal |\Z)", re.MULTILINE | re.DOTALL)
@@ -49,7 +50,7 @@ def start_of(words: bytes, status: int) -> int | None:
 
 def signal_of(words: bytes, status: int) -> tuple[int, signal.Signals] | None:
     """Where the runtime's words begin on a signal that ended the program, and which; it catches it, shows all goroutines and
-    exits. None when it wasn't that, or when it came while the program was dying of a fatal error, which no program survives."""
+    exits. None when it wasn't that, or when it came while the program was dying for lack of memory, which none survives."""
     if os.WIFSIGNALED(status) or os.waitstatus_to_exitcode(status) != _STATUS:
         return None
     last_stack = max((found.end() for found in STACK.finditer(words)), default=0)

@@ -69,7 +69,12 @@ def test_a_signal_that_ended_it_is_told() -> None:
     assert signal_of(f"fatal error: only logged\n{SEGFAULT}".encode(), CRASHED) is not None
 
 
-def test_a_signal_while_it_died_of_a_fatal_error_is_that_errors() -> None:
+def test_a_deadlock_in_the_moment_of_a_signal_is_the_signals() -> None:
+    words = f"fatal error: all goroutines are asleep - deadlock!\n\n{TRACE}{SEGFAULT}".encode()
+    assert signal_of(words, CRASHED) is not None
+
+
+def test_a_signal_while_it_died_for_lack_of_memory_is_no_signals() -> None:
     words = (OUT_OF_MEMORY + SEGFAULT).encode()
     assert signal_of(words, CRASHED) is None
     assert start_of(words, CRASHED) == 0
