@@ -267,6 +267,7 @@ class Reserve(Parking):
                 self._drop_zygote()
                 self._retire_old()
                 self._begin_to_rest()
+                self._tell_of_change()
         except* LanguageLacking as group:
             self._note_trouble(group.exceptions[0])
             log.warning("a library can't be loaded", engine=self._stage.preload, reason=self.trouble)
